@@ -605,8 +605,11 @@ type Hello struct {
 	Labels   map[string]string `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Slots    uint32            `protobuf:"varint,12,opt,name=slots,proto3" json:"slots,omitempty"`
 	// Host facts for people: hostname, os, arch, cores, memory.
-	Host          map[string]string `protobuf:"bytes,13,rep,name=host,proto3" json:"host,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Attempts      []*HeldAttempt    `protobuf:"bytes,14,rep,name=attempts,proto3" json:"attempts,omitempty"`
+	Host     map[string]string `protobuf:"bytes,13,rep,name=host,proto3" json:"host,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Attempts []*HeldAttempt    `protobuf:"bytes,14,rep,name=attempts,proto3" json:"attempts,omitempty"`
+	// Start_id is random for each start of the agent. Two agents that tell the
+	// same incarnation with different start ids are clones (P-identity).
+	StartId       string `protobuf:"bytes,15,opt,name=start_id,json=startId,proto3" json:"start_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -737,6 +740,13 @@ func (x *Hello) GetAttempts() []*HeldAttempt {
 		return x.Attempts
 	}
 	return nil
+}
+
+func (x *Hello) GetStartId() string {
+	if x != nil {
+		return x.StartId
+	}
+	return ""
 }
 
 // HeldAttempt says what a slave holds of one attempt.
@@ -2776,7 +2786,7 @@ const file_holdfast_v1_link_proto_rawDesc = "" +
 	"\awelcome\x18\x01 \x01(\v2\x14.holdfast.v1.WelcomeH\x00R\awelcome\x12'\n" +
 	"\x04want\x18\x02 \x01(\v2\x11.holdfast.v1.WantH\x00R\x04want\x12$\n" +
 	"\x03ack\x18\x03 \x01(\v2\x10.holdfast.v1.AckH\x00R\x03ackB\t\n" +
-	"\amessage\"\xee\x04\n" +
+	"\amessage\"\x89\x05\n" +
 	"\x05Hello\x12\x1d\n" +
 	"\n" +
 	"slave_name\x18\x01 \x01(\tR\tslaveName\x12\x1f\n" +
@@ -2795,7 +2805,8 @@ const file_holdfast_v1_link_proto_rawDesc = "" +
 	"\x06labels\x18\v \x03(\v2\x1e.holdfast.v1.Hello.LabelsEntryR\x06labels\x12\x14\n" +
 	"\x05slots\x18\f \x01(\rR\x05slots\x120\n" +
 	"\x04host\x18\r \x03(\v2\x1c.holdfast.v1.Hello.HostEntryR\x04host\x124\n" +
-	"\battempts\x18\x0e \x03(\v2\x18.holdfast.v1.HeldAttemptR\battempts\x1a9\n" +
+	"\battempts\x18\x0e \x03(\v2\x18.holdfast.v1.HeldAttemptR\battempts\x12\x19\n" +
+	"\bstart_id\x18\x0f \x01(\tR\astartId\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a7\n" +

@@ -1,0 +1,124 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"holdfast/master/lifecycle"
+	"holdfast/master/notify"
+	"holdfast/master/spec"
+	"holdfast/master/store"
+	holdfastv1 "holdfast/proto/holdfast/v1"
+	"holdfast/proto/rpcerr"
+)
+
+// Committer commits operations durably; see package link.
+type Committer interface {
+	Do(ctx context.Context, ops ...store.Op) error
+}
+
+// SlaveStatus is what the master knows of a connected slave beyond the store.
+type SlaveStatus struct {
+	Session         store.Session
+	Accepting       bool
+	WhyNot          string
+	BacklogUpdates  uint64
+	BacklogLogBytes int64
+	Oldest          time.Duration
+	ClockOffset     time.Duration
+}
+
+// Config configures a Server.
+type Config struct {
+	MasterID string
+	Version  string
+	Store    store.Store
+	Commit   Committer
+	Hub      *notify.Hub
+	// Statuses returns the slaves connected to this master.
+	Statuses func() []SlaveStatus
+	// NotReady returns why the master cannot serve writes now; nil: it can.
+	NotReady func() error
+	Logger   *slog.Logger
+}
+
+// Server implements ControlService and the HTTP endpoints. It is safe for
+// concurrent use.
+type Server struct {
+	holdfastv1.UnimplementedControlServiceServer
+	cfg     Config
+	store   store.Store
+	started time.Time
+}
+
+// New makes a server.
+func New(cfg Config) (*Server, error) {
+	if cfg.Store == nil || cfg.Commit == nil || cfg.Hub == nil || cfg.Statuses == nil || cfg.NotReady == nil {
+		return nil, errors.New("api: Store, Commit, Hub, Statuses and NotReady are required")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	return &Server{cfg: cfg, store: cfg.Store, started: time.Now()}, nil
+}
+
+// Register adds the service to a gRPC server.
+func (s *Server) Register(g grpc.ServiceRegistrar) { holdfastv1.RegisterControlServiceServer(g, s) }
+
+// GetMaster says who answers.
+func (s *Server) GetMaster(context.Context, *holdfastv1.GetMasterRequest) (*holdfastv1.GetMasterResponse, error) {
+	m := &holdfastv1.GetMasterResponse{
+		MasterId:  s.cfg.MasterID,
+		StoreId:   s.store.ID(),
+		Version:   s.cfg.Version,
+		StartedUs: s.started.UnixMicro(),
+		Ready:     true,
+	}
+	if err := s.cfg.NotReady(); err != nil {
+		m.Ready, m.NotReady = false, err.Error()
+	}
+	return m, nil
+}
+
+// refusal maps an error of the store or of the rules to what the caller is
+// told, once.
+func refusal(err error) error {
+	var refused *rpcerr.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &refused):
+		return refused
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.Is(err, store.ErrNotFound):
+		return rpcerr.New(rpcerr.NotFound, "%v", err)
+	case errors.Is(err, store.ErrConflict):
+		return rpcerr.New(rpcerr.Conflict, "%v", err)
+	case errors.Is(err, store.ErrState), errors.Is(err, lifecycle.ErrFinal), errors.Is(err, lifecycle.ErrNotShelved):
+		return rpcerr.New(rpcerr.BadState, "%v", err)
+	case errors.Is(err, store.ErrPoison):
+		return rpcerr.New(rpcerr.Invalid, "%v", err)
+	case errors.Is(err, store.ErrFatal):
+		return rpcerr.New(rpcerr.Internal, "%v", err)
+	default:
+		return rpcerr.New(rpcerr.NotReady, "the master cannot serve this at present: %v", err)
+	}
+}
+
+// policyOf takes from a spec what the rules need to know.
+func policyOf(s *spec.Spec) lifecycle.Policy {
+	return lifecycle.Policy{
+		Retry:            s.Policy(),
+		LostAfterSet:     s.LostAfter.Set,
+		LostAfter:        s.LostAfter.After,
+		LostNever:        s.LostAfter.Never,
+		StopOnSlaveAfter: s.StopOnSlaveAfter,
+		Priority:         s.Priority,
+		Requires:         s.Requires,
+	}
+}

@@ -1,0 +1,69 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"holdfast/master/lifecycle"
+	"holdfast/master/store"
+	holdfastv1 "holdfast/proto/holdfast/v1"
+)
+
+// awayAfter is how long a slave's stream may be gone before it is shown as
+// away (DESIGN: away is not a state, it is how it looks).
+const awayAfter = 45 * time.Second
+
+// ListSlaves returns all slaves the store knows.
+func (s *Server) ListSlaves(ctx context.Context, _ *holdfastv1.ListSlavesRequest) (*holdfastv1.ListSlavesResponse, error) {
+	rows, err := s.store.Slaves(ctx)
+	if err != nil {
+		return nil, refusal(err)
+	}
+	status := make(map[store.Session]SlaveStatus)
+	for _, st := range s.cfg.Statuses() {
+		status[st.Session] = st
+	}
+	resp := &holdfastv1.ListSlavesResponse{}
+	for i := range rows {
+		row := &rows[i]
+		m := &holdfastv1.Slave{
+			Name:         row.Name,
+			Instance:     string(row.Instance),
+			State:        "away",
+			SinceUs:      micros(row.Since),
+			Epoch:        uint64(row.Epoch),
+			Incarnation:  row.Incarnation,
+			AgentVersion: row.AgentVersion,
+			Slots:        uint32(row.Slots),
+			SlotsBusy:    uint32(row.Busy),
+			Labels:       row.Labels,
+			Host:         row.Host,
+		}
+		if row.Connected {
+			m.State = "connected"
+		}
+		if st, ok := status[store.Session{Instance: row.Instance, Epoch: row.Epoch}]; ok {
+			m.Accepting, m.WhyNot = st.Accepting, st.WhyNot
+			m.BacklogUpdates, m.BacklogLogBytes = st.BacklogUpdates, st.BacklogLogBytes
+			m.OldestUs = st.Oldest.Microseconds()
+			m.ClockOffsetUs = st.ClockOffset.Microseconds()
+		}
+		resp.Slaves = append(resp.Slaves, m)
+	}
+	return resp, nil
+}
+
+// awayInstances returns the slaves that are shown as away.
+func (s *Server) awayInstances(ctx context.Context) (map[lifecycle.InstanceID]bool, error) {
+	rows, err := s.store.Slaves(ctx)
+	if err != nil {
+		return nil, refusal(err)
+	}
+	away := make(map[lifecycle.InstanceID]bool)
+	for i := range rows {
+		if !rows[i].Connected && time.Since(rows[i].Since) >= awayAfter {
+			away[rows[i].Instance] = true
+		}
+	}
+	return away, nil
+}

@@ -1,0 +1,83 @@
+package api
+
+import (
+	"strings"
+
+	"holdfast/master/lifecycle"
+	"holdfast/master/notify"
+	holdfastv1 "holdfast/proto/holdfast/v1"
+	"holdfast/proto/rpcerr"
+)
+
+const eventPage = 500
+
+// Watch streams events in commit order; see the service's comment. A reader
+// that is slow only falls behind: events are read from the store, so nothing
+// is kept for it in memory.
+func (s *Server) Watch(req *holdfastv1.WatchRequest, stream holdfastv1.ControlService_WatchServer) error {
+	ctx := stream.Context()
+	// Subscribed before the first read: what is committed after that read
+	// leaves a hint.
+	hints := s.cfg.Hub.Subscribe(notify.Key{Kind: notify.Events})
+	defer hints.Close()
+	newest, err := s.store.NewestEvent(ctx)
+	if err != nil {
+		return refusal(err)
+	}
+	since := req.GetSince()
+	if req.GetFromNow() {
+		since = newest
+	}
+	if since > newest {
+		return rpcerr.New(rpcerr.WrongStore, "event %d was never here, the newest is %d: the store was restored, start over", since, newest)
+	}
+	if err := stream.Send(&holdfastv1.WatchResponse{Message: &holdfastv1.WatchResponse_Opened_{
+		Opened: &holdfastv1.WatchResponse_Opened{Newest: newest, StoreId: s.store.ID()},
+	}}); err != nil {
+		return err
+	}
+	for {
+		events, err := s.store.Events(ctx, since, eventPage)
+		if err != nil {
+			return refusal(err)
+		}
+		for i := range events {
+			since = events[i].N
+			if !selected(req, &events[i]) {
+				continue
+			}
+			m, err := encodeEvent(&events[i])
+			if err != nil {
+				return rpcerr.New(rpcerr.Internal, "%v", err)
+			}
+			if err := stream.Send(&holdfastv1.WatchResponse{Message: &holdfastv1.WatchResponse_Event{Event: m}}); err != nil {
+				return err
+			}
+		}
+		if len(events) == eventPage {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-hints.C:
+		}
+	}
+}
+
+// selected reports whether the request asks for e. A topic prefix ends at a
+// dot: "build" selects "build.queued", not "builder.x".
+func selected(req *holdfastv1.WatchRequest, e *lifecycle.Event) bool {
+	if id := req.GetBuildId(); id != "" && id != string(e.Build) {
+		return false
+	}
+	if len(req.GetTopics()) == 0 {
+		return true
+	}
+	for _, t := range req.GetTopics() {
+		if t == "*" || e.Topic == t || strings.HasPrefix(e.Topic, t+".") {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,84 @@
+package master
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/master/store"
+)
+
+// Config configures a Master.
+type Config struct {
+	// ID names this master; a ULID made at each start.
+	ID string
+	// Version of the program, for people.
+	Version string
+	// Store is the open store. Run does not close it.
+	Store store.Store
+	// SoleOwner is true when no other master can use the store: all sessions
+	// that the store still shows as open are then known to be over.
+	SoleOwner bool
+	// Listener serves gRPC; Run closes it.
+	Listener net.Listener
+	// HTTP serves the HTTP endpoints; nil: none. Run closes it.
+	HTTP net.Listener
+	// Masters are the addresses told to slaves. Default: Listener's.
+	Masters []string
+	// LostAfter is the farm's default patience with slaves that are away.
+	// Default: 30 min.
+	LostAfter time.Duration
+	// Tick is the resolution of the lost watch. Default: 5 s.
+	Tick time.Duration
+	// KeepaliveTime and KeepaliveTimeout find dead links. They are one half of
+	// a pair: slaves must not ping more often than half of KeepaliveTime.
+	// Default: 15 s and 10 s.
+	KeepaliveTime    time.Duration
+	KeepaliveTimeout time.Duration
+	Logger           *slog.Logger         // default: slog.Default
+	Metrics          *prometheus.Registry // default: one of its own
+	// Entropy is the source of attempt and step ids; it need not be safe for
+	// concurrent use. Default: crypto/rand.
+	Entropy io.Reader
+	// Jitter returns numbers in [0,1). Default: math/rand/v2.
+	Jitter func() float64
+}
+
+// The defaults of Config.
+const (
+	DefaultLostAfter        = 30 * time.Minute
+	DefaultKeepaliveTime    = 15 * time.Second
+	DefaultKeepaliveTimeout = 10 * time.Second
+)
+
+func (c *Config) setDefaults() error {
+	if c.ID == "" || c.Store == nil || c.Listener == nil {
+		return errors.New("master: ID, Store and Listener are required")
+	}
+	if c.LostAfter < 0 || c.Tick < 0 || c.KeepaliveTime < 0 || c.KeepaliveTimeout < 0 {
+		return errors.New("master: a duration is negative")
+	}
+	if len(c.Masters) == 0 {
+		c.Masters = []string{c.Listener.Addr().String()}
+	}
+	if c.LostAfter == 0 {
+		c.LostAfter = DefaultLostAfter
+	}
+	if c.KeepaliveTime == 0 {
+		c.KeepaliveTime = DefaultKeepaliveTime
+	}
+	if c.KeepaliveTimeout == 0 {
+		c.KeepaliveTimeout = DefaultKeepaliveTimeout
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Metrics == nil {
+		c.Metrics = prometheus.NewRegistry()
+	}
+	return nil
+}

@@ -1,0 +1,76 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"holdfast/master/notify"
+	"holdfast/master/store"
+	holdfastv1 "holdfast/proto/holdfast/v1"
+)
+
+// Committer writes operations durably, grouped with those of other sessions.
+type Committer interface {
+	// Do commits ops in one transaction and returns when they are durable.
+	Do(ctx context.Context, ops ...store.Op) error
+	// Go queues op behind all that this goroutine queued before and returns;
+	// it blocks while the queue is full. After the commit it calls done once,
+	// from another goroutine, in the order of the calls. An error means that
+	// op was not queued and done will not be called.
+	Go(ctx context.Context, op store.Op, done func(error)) error
+}
+
+// Config configures a Server.
+type Config struct {
+	// MasterID is sent in Welcome and stored with each session.
+	MasterID string
+	// Masters are the addresses of all masters of the store, for Welcome.
+	Masters []string
+	Store   store.Store
+	Commit  Committer
+	Hub     *notify.Hub
+	Logger  *slog.Logger // default: slog.Default
+	// LostAfter is the farm's default, for P-identity. Default: 30 min.
+	LostAfter time.Duration
+	// Limits are told to slaves in Welcome. Default: 1,000 updates and 256 KiB
+	// a batch, 64 KiB of raw bytes a log chunk.
+	Limits *holdfastv1.Limits
+	// MaxInFlight bounds the bytes of one session that wait for a commit; a
+	// slave that sends more is held back by flow control. Default: 4 MiB.
+	MaxInFlight int64
+	// HelloTimeout is how long a connection may stay silent before its Hello.
+	// Default: 10 s.
+	HelloTimeout time.Duration
+	// Features this master offers, by name.
+	Features []string
+	// Jitter returns numbers in [0,1). Default: math/rand/v2.
+	Jitter func() float64
+}
+
+func (c *Config) setDefaults() error {
+	if c.Store == nil || c.Commit == nil || c.Hub == nil || c.MasterID == "" {
+		return errors.New("link: MasterID, Store, Commit and Hub are required")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.LostAfter == 0 {
+		c.LostAfter = 30 * time.Minute
+	}
+	if c.Limits == nil {
+		c.Limits = &holdfastv1.Limits{MaxBatchUpdates: 1000, MaxBatchBytes: 256 << 10, MaxChunkBytes: 64 << 10}
+	}
+	if c.MaxInFlight == 0 {
+		c.MaxInFlight = 4 << 20
+	}
+	if c.HelloTimeout == 0 {
+		c.HelloTimeout = 10 * time.Second
+	}
+	if c.Jitter == nil {
+		c.Jitter = rand.Float64
+	}
+	return nil
+}

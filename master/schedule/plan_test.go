@@ -1,0 +1,116 @@
+package schedule
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"holdfast/master/lifecycle"
+	"holdfast/master/store"
+)
+
+func slave(name string, free int, change ...func(*Slave)) Slave {
+	s := Slave{
+		Session: store.Session{Instance: lifecycle.InstanceID("i-" + name), Epoch: 1}, Name: name,
+		Labels: map[string]string{"os": "linux"}, Connected: true, Accepting: true, Free: free,
+	}
+	for _, c := range change {
+		c(&s)
+	}
+	return s
+}
+
+func build(id string, change ...func(*lifecycle.Build)) lifecycle.Build {
+	b := lifecycle.Build{ID: lifecycle.BuildID(id), State: lifecycle.BuildQueued}
+	for _, c := range change {
+		c(&b)
+	}
+	return b
+}
+
+func away(s *Slave)    { s.Connected, s.Accepting = false, false }
+func unready(s *Slave) { s.Accepting = false }
+func lostBy(names ...string) func(*lifecycle.Build) {
+	return func(b *lifecycle.Build) {
+		for _, n := range names {
+			b.LostBy = append(b.LostBy, lifecycle.InstanceID("i-"+n))
+		}
+	}
+}
+func requires(k, v string) func(*lifecycle.Build) {
+	return func(b *lifecycle.Build) { b.Policy.Requires = map[string]string{k: v} }
+}
+
+func TestPlan(t *testing.T) {
+	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	later := now.Add(time.Minute)
+	for _, tc := range []struct {
+		name   string
+		builds []lifecycle.Build
+		slaves []Slave
+		assign map[string]string
+		waits  map[lifecycle.BuildID]lifecycle.WaitCause
+		wake   time.Time
+	}{
+		{name: "first come first served until the slots are gone",
+			builds: []lifecycle.Build{build("1"), build("2"), build("3")},
+			slaves: []Slave{slave("a", 2)},
+			assign: map[string]string{"1": "a", "2": "a"},
+			waits:  map[lifecycle.BuildID]lifecycle.WaitCause{"3": lifecycle.WaitBusy}},
+		{name: "spread over the slaves with most room",
+			builds: []lifecycle.Build{build("1"), build("2")},
+			slaves: []Slave{slave("a", 1), slave("b", 2)},
+			assign: map[string]string{"1": "b", "2": "a"}},
+		{name: "no slave with such labels, a build behind it is served",
+			builds: []lifecycle.Build{build("1", requires("os", "plan9")), build("2", requires("os", "linux"))},
+			slaves: []Slave{slave("a", 1)},
+			assign: map[string]string{"2": "a"},
+			waits:  map[lifecycle.BuildID]lifecycle.WaitCause{"1": lifecycle.WaitNoSlave}},
+		{name: "away and unready are told apart",
+			builds: []lifecycle.Build{build("1", requires("gpu", "1")), build("2")},
+			slaves: []Slave{slave("a", 1, away, func(s *Slave) { s.Labels = map[string]string{"gpu": "1"} }), slave("b", 1, unready)},
+			waits:  map[lifecycle.BuildID]lifecycle.WaitCause{"1": lifecycle.WaitAway, "2": lifecycle.WaitUnready}},
+		{name: "back-off holds one build and tells when to wake",
+			builds: []lifecycle.Build{build("1", func(b *lifecycle.Build) { b.NotBefore = later }), build("2")},
+			slaves: []Slave{slave("a", 2)},
+			assign: map[string]string{"2": "a"},
+			waits:  map[lifecycle.BuildID]lifecycle.WaitCause{"1": lifecycle.WaitBackoff},
+			wake:   later},
+		{name: "a slave that lost the build is avoided",
+			builds: []lifecycle.Build{build("1", lostBy("a"))},
+			slaves: []Slave{slave("a", 5), slave("b", 1)},
+			assign: map[string]string{"1": "b"}},
+		{name: "and waited for while another one is only busy",
+			builds: []lifecycle.Build{build("1", lostBy("a"))},
+			slaves: []Slave{slave("a", 5), slave("b", 0)},
+			waits:  map[lifecycle.BuildID]lifecycle.WaitCause{"1": lifecycle.WaitBusy}},
+		{name: "but taken when there is no other",
+			builds: []lifecycle.Build{build("1", lostBy("a"))},
+			slaves: []Slave{slave("a", 5), slave("b", 1, away)},
+			assign: map[string]string{"1": "a"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			assign, waits, wake := plan(now, tc.builds, tc.slaves)
+			got := map[string]string{}
+			for _, a := range assign {
+				got[string(a.build)] = a.slave.Name
+			}
+			if tc.assign == nil {
+				tc.assign = map[string]string{}
+			}
+			if tc.waits == nil {
+				tc.waits = map[lifecycle.BuildID]lifecycle.WaitCause{}
+			}
+			if diff := cmp.Diff(tc.assign, got); diff != "" {
+				t.Errorf("assignments (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tc.waits, waits); diff != "" {
+				t.Errorf("waits (-want +got):\n%s", diff)
+			}
+			if !wake.Equal(tc.wake) {
+				t.Errorf("wake = %v, want %v", wake, tc.wake)
+			}
+		})
+	}
+}

@@ -1,0 +1,292 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"holdfast/master/lifecycle"
+	"holdfast/retry"
+)
+
+// Op is one operation of a Commit group. Every operation is idempotent by its
+// key, so that a group whose outcome is unknown may simply be run again; the
+// second run gives the same results. The fields below "results" are written by
+// Commit.
+type Op interface {
+	// keys names what the op needs to see.
+	keys(*Keys)
+	// apply runs the op's rule and sets its results. A nil return is success
+	// or a refusal without any effect, told in the op's Err; errUndo is a
+	// refusal after something was changed in memory. Other errors are failures
+	// of the transaction.
+	apply(context.Context, *group) error
+	// reset clears the results.
+	reset()
+	// refuse sets Err.
+	refuse(error)
+	// emit keeps the events that the op has caused, for EventsOf.
+	emit([]lifecycle.Event)
+	emittedEvents() []lifecycle.Event
+}
+
+// Session is what a write of a slave's session is fenced by (P-fence): it
+// commits only while the slave's row still carries this epoch.
+type Session struct {
+	Instance lifecycle.InstanceID
+	Epoch    lifecycle.Epoch
+}
+
+// Connect opens a session: it raises the epoch and reads the marks in one
+// transaction (P-fence), applies P-identity, and releases ended attempts that
+// the slave no longer holds (P-absent).
+type Connect struct {
+	Now    time.Time
+	Master string
+	Slave  Slave // Instance, Name, Incarnation, BootID, … as Hello told them
+	// HighestEpoch the slave has seen.
+	HighestEpoch lifecycle.Epoch
+	// LiveSession is true when this master still has an open session of the
+	// same name whose peer answers: P-identity then refuses a different boot
+	// id or instance.
+	LiveSession bool
+	// LostAfter is the farm's default, for P-identity's takeover rule.
+	LostAfter time.Duration
+	Held      []lifecycle.AttemptID
+	// HeldNext is, for held attempts, the next seq the slave would use; with
+	// it a slave that went back in time is noticed (P-back). May be nil.
+	HeldNext map[lifecycle.AttemptID]lifecycle.Seq
+	// Jitter in [0,1) is for a back-off that a lost journal may cause.
+	Jitter float64
+
+	// results
+	Epoch lifecycle.Epoch
+	Wants []Want // unknown ones included
+	Err   error  // *IdentityError, …
+
+	emitted
+}
+
+// Disconnect notes that a session is over; no effect unless the epoch is
+// still current.
+type Disconnect struct {
+	Now     time.Time
+	Session Session
+	Why     string
+	Err     error
+
+	emitted
+}
+
+// ApplyStatus applies a StatusBatch (P-apply).
+type ApplyStatus struct {
+	Now       time.Time
+	Session   Session
+	Attempt   lifecycle.AttemptID
+	First     lifecycle.Seq
+	Raw       [][]byte           // encoded updates, as journaled
+	Updates   []lifecycle.Update // the same, decoded
+	CRCBefore uint32
+	CRCAfter  uint32
+	// Jitter in [0,1) is for a back-off that the batch may cause.
+	Jitter float64
+
+	// results
+	Mark  lifecycle.Seq // the store's mark now; also set when Err is ErrBeyond
+	Chain uint32
+	Err   error
+
+	emitted
+}
+
+// ApplyLog applies a LogChunk (P-apply, by offset).
+type ApplyLog struct {
+	Now     time.Time
+	Session Session
+	Attempt lifecycle.AttemptID
+	Step    lifecycle.StepID
+	Chunk   LogChunk
+	Raw     []byte // the chunk's raw bytes, already checked against CRC
+
+	// results
+	Mark int64
+	Err  error
+
+	emitted
+}
+
+// ApplyGap applies a Gap (P-gap): updates From to To are gone for good.
+type ApplyGap struct {
+	Now      time.Time
+	Session  Session
+	Attempt  lifecycle.AttemptID
+	From, To lifecycle.Seq
+	CRCAfter uint32
+	Reason   string
+
+	// results
+	Mark  lifecycle.Seq
+	Chain uint32
+	Err   error
+
+	emitted
+}
+
+// ApplyLogGap applies a LogGap.
+type ApplyLogGap struct {
+	Now      time.Time
+	Session  Session
+	Attempt  lifecycle.AttemptID
+	Step     lifecycle.StepID
+	From, To int64
+	Torn     bool
+	Reason   string
+
+	// results
+	Mark int64
+	Err  error
+
+	emitted
+}
+
+// ApplyAbsent applies the slave's word that it does not hold an attempt
+// (P-absent).
+type ApplyAbsent struct {
+	Now       time.Time
+	Session   Session
+	Attempt   lifecycle.AttemptID
+	Tombstone bool
+	State     lifecycle.AttemptState
+	Cause     retry.Cause
+	LastSeq   lifecycle.Seq
+	Chain     uint32
+	Jitter    float64 // in [0,1): for a back-off this may cause
+	Err       error
+
+	emitted
+}
+
+// RefuseFrame counts a frame that broke the protocol, once per session, since
+// a refusal ends the session; the second session refused at the same seq ends
+// the attempt. The raw bytes are kept (P-refuse).
+type RefuseFrame struct {
+	Now     time.Time
+	Session Session
+	Attempt lifecycle.AttemptID
+	Seq     lifecycle.Seq
+	Why     string
+	Raw     []byte
+	Jitter  float64
+
+	// results
+	Ended bool
+	Err   error
+
+	emitted
+}
+
+// Submit queues a build (P-submit).
+type Submit struct {
+	Now        time.Time
+	RequestKey string // empty: the build id alone
+	Build      lifecycle.Build
+
+	// results
+	ID      lifecycle.BuildID // of the build that the key names
+	Already bool
+	Err     error // ErrConflict
+
+	emitted
+}
+
+// Cancel cancels a build at once.
+type Cancel struct {
+	Now        time.Time
+	RequestKey string
+	Build      lifecycle.BuildID
+	Who, Why   string
+
+	// results
+	State lifecycle.BuildState
+	Err   error
+
+	emitted
+}
+
+// Unshelve grants a shelved build one more attempt.
+type Unshelve struct {
+	Now        time.Time
+	RequestKey string
+	Build      lifecycle.BuildID
+	Who, Why   string
+
+	// results
+	State lifecycle.BuildState
+	Err   error
+
+	emitted
+}
+
+// Assign makes an attempt of a queued build on a connected slave with a free
+// slot; conditional on all three.
+type Assign struct {
+	Now     time.Time
+	Build   lifecycle.BuildID
+	Session Session
+	Attempt lifecycle.AttemptID
+	Steps   []Step
+	Err     error
+
+	emitted
+}
+
+// Step is a step to be made with an attempt.
+type Step struct {
+	ID   lifecycle.StepID
+	Name string
+}
+
+// Withdraw takes back an attempt that is only assigned (P-accept).
+type Withdraw struct {
+	Now     time.Time
+	Attempt lifecycle.AttemptID
+	Why     string
+	Err     error
+
+	emitted
+}
+
+// Lose gives an attempt up (P-lost): conditional on the slave being away under
+// this epoch and the attempt being live. An assigned one is withdrawn instead.
+type Lose struct {
+	Now     time.Time
+	Session Session
+	Attempt lifecycle.AttemptID
+	Cause   retry.Cause
+	Detail  string
+	Jitter  float64
+	Err     error
+
+	emitted
+}
+
+// EndSessions notes that sessions are over without their own word: those of a
+// master that is gone, or all of them when the store has only one master and
+// that has just started. It changes no build.
+type EndSessions struct {
+	Now    time.Time
+	Master string // empty: all
+	Why    string
+	Err    error
+
+	emitted
+}
+
+// SetWaits notes what queued builds wait for. Builds that are no longer
+// queued are passed over.
+type SetWaits struct {
+	Now    time.Time
+	Causes map[lifecycle.BuildID]lifecycle.WaitCause
+	Err    error
+
+	emitted
+}

@@ -1,0 +1,71 @@
+package store
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"holdfast/master/lifecycle"
+	"holdfast/retry"
+)
+
+// policyJSON is the form in which a build's policy is kept. Keys are only ever
+// added; an absent one means zero.
+type policyJSON struct {
+	MaxTransient     int               `json:"max_transient"`
+	BackoffUS        int64             `json:"backoff_us"`
+	BackoffCapUS     int64             `json:"backoff_cap_us"`
+	Rerun            string            `json:"rerun,omitempty"`
+	LostAfterUS      *int64            `json:"lost_after_us,omitempty"` // absent: the farm's default
+	LostNever        bool              `json:"lost_never,omitempty"`
+	StopOnSlaveAfter int64             `json:"stop_on_slave_after_us,omitempty"`
+	Priority         int               `json:"priority,omitempty"`
+	Requires         map[string]string `json:"requires,omitempty"`
+}
+
+// EncodePolicy returns the form in which a build's policy is kept.
+func EncodePolicy(p lifecycle.Policy) string {
+	j := policyJSON{
+		MaxTransient:     p.Retry.MaxTransient,
+		BackoffUS:        p.Retry.Backoff.Base.Microseconds(),
+		BackoffCapUS:     p.Retry.Backoff.Cap.Microseconds(),
+		Rerun:            p.Retry.Rerun,
+		LostNever:        p.LostNever,
+		StopOnSlaveAfter: p.StopOnSlaveAfter.Microseconds(),
+		Priority:         p.Priority,
+		Requires:         p.Requires,
+	}
+	if p.LostAfterSet {
+		us := p.LostAfter.Microseconds()
+		j.LostAfterUS = &us
+	}
+	text, err := json.Marshal(j)
+	if err != nil {
+		panic(err) // numbers and strings
+	}
+	return string(text)
+}
+
+// DecodePolicy is the inverse of EncodePolicy.
+func DecodePolicy(text string) (lifecycle.Policy, error) {
+	var j policyJSON
+	if err := json.Unmarshal([]byte(text), &j); err != nil {
+		return lifecycle.Policy{}, fmt.Errorf("decode policy: %w", err)
+	}
+	us := func(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
+	p := lifecycle.Policy{
+		Retry: retry.Policy{
+			MaxTransient: j.MaxTransient,
+			Backoff:      retry.Backoff{Base: us(j.BackoffUS), Cap: us(j.BackoffCapUS)},
+			Rerun:        j.Rerun,
+		},
+		LostNever:        j.LostNever,
+		StopOnSlaveAfter: us(j.StopOnSlaveAfter),
+		Priority:         j.Priority,
+		Requires:         j.Requires,
+	}
+	if j.LostAfterUS != nil {
+		p.LostAfterSet, p.LostAfter = true, us(*j.LostAfterUS)
+	}
+	return p, nil
+}

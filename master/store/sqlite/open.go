@@ -1,0 +1,163 @@
+package sqlite
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/oklog/ulid/v2"
+	"modernc.org/sqlite"
+
+	"holdfast/master/store"
+)
+
+// Open opens the store of a data directory, or makes it. It returns ErrInUse
+// while another process has it open and ErrNewer for a store of a newer
+// version, both before it has written anything.
+//
+// Sessions of the master that had the store before are over; Open notes their
+// slaves as away from now on. It changes nothing else: no build, no attempt.
+func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
+	cfg, err = cfg.check()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o750); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	lock, err := lockFile(cfg.Path + ".lock")
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{cfg: cfg, lock: lock, stmts: map[string]*sql.Stmt{}}
+	defer func() {
+		if err != nil {
+			s.closeAll()
+		}
+	}()
+
+	version, err := checkVersion(ctx, cfg.Path)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.openWriter(ctx, version); err != nil {
+		return nil, err
+	}
+	if s.reader, err = sql.Open("sqlite", dsn(cfg.Path, "ro", "query_only(1)", "cache_size(-2048)")); err != nil {
+		return nil, fmt.Errorf("open store: %w", classify(err))
+	}
+	s.reader.SetMaxOpenConns(cfg.Readers)
+	s.reader.SetMaxIdleConns(cfg.Readers)
+
+	if err := s.Commit(ctx, &store.EndSessions{Now: cfg.Now(), Why: "the master was started"}); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	return s, nil
+}
+
+// openWriter opens the one connection that writes, and makes durable what it
+// finds.
+func (s *Store) openWriter(ctx context.Context, version int64) error {
+	// fdatasync is what SQLite uses on Linux by default elsewhere; where there
+	// is none the setting stays off and fsync does it.
+	_, _ = sqlite.Fdatasync(true)
+	sync := "synchronous(FULL)"
+	if s.cfg.NoSync {
+		sync = "synchronous(OFF)"
+	}
+	db, err := sql.Open("sqlite", dsn(s.cfg.Path, "rwc",
+		"busy_timeout(0)", "journal_mode(WAL)", sync, "foreign_keys(1)", "trusted_schema(0)",
+		"temp_store(MEMORY)", "cache_size(-16384)", "journal_size_limit(67108864)",
+		"wal_autocheckpoint("+strconv.Itoa(s.cfg.CheckpointPages)+")"))
+	if err != nil {
+		return fmt.Errorf("open store: %w", classify(err))
+	}
+	s.writer = db
+	db.SetMaxOpenConns(1)
+	if version < newestSchema() {
+		if err := migrate(ctx, db); err != nil {
+			return err
+		}
+	}
+	if s.conn, err = db.Conn(ctx); err != nil {
+		return fmt.Errorf("open store %s: %w", s.cfg.Path, classify(err))
+	}
+	if err := s.identify(ctx); err != nil {
+		return fmt.Errorf("open store %s: %w", s.cfg.Path, classify(err))
+	}
+	// A master that was killed may have written commits that it never synced.
+	// We are about to tell slaves about them, who then drop their copies. So:
+	// sync the log, move it into the database, sync that (P-ack). If we crash
+	// here, nobody has been told anything.
+	var busy, pages, moved int
+	if err := s.conn.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &pages, &moved); err != nil {
+		return fmt.Errorf("open store %s: checkpoint: %w", s.cfg.Path, classify(err))
+	}
+	if busy != 0 {
+		// A reader of another process holds the log back. All pages are in
+		// the log, and a checkpoint syncs the log before anything else, but a
+		// busy one may not have come that far: commit something with a sync.
+		if _, err := s.conn.ExecContext(ctx, `UPDATE store_meta SET value = value WHERE key = 'store_id'`); err != nil {
+			return fmt.Errorf("open store %s: sync: %w", s.cfg.Path, classify(err))
+		}
+	}
+	if !s.cfg.NoSync {
+		if err := syncDir(filepath.Dir(s.cfg.Path)); err != nil {
+			return fmt.Errorf("open store %s: %w: sync directory: %w", s.cfg.Path, store.ErrFatal, err)
+		}
+	}
+	return nil
+}
+
+// identify reads the store id, or makes it. If we crash before it is durable
+// the next Open makes another one; nobody has been told this one.
+func (s *Store) identify(ctx context.Context) error {
+	const get = `SELECT value FROM store_meta WHERE key = 'store_id'`
+	err := s.conn.QueryRowContext(ctx, get).Scan(&s.id)
+	if !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	now := s.cfg.Now()
+	id, err := ulid.New(ulid.Timestamp(now), rand.Reader)
+	if err != nil {
+		return err
+	}
+	if _, err := s.conn.ExecContext(ctx, `INSERT INTO store_meta (key, value) VALUES ('store_id', ?), ('created_us', ?)`,
+		id.String(), strconv.FormatInt(now.UnixMicro(), 10)); err != nil {
+		return err
+	}
+	return s.conn.QueryRowContext(ctx, get).Scan(&s.id)
+}
+
+// dsn names a database file with an access mode and pragmas.
+func dsn(path, mode string, pragmas ...string) string {
+	q := url.Values{"mode": {mode}, "_pragma": pragmas}
+	u := url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}
+	return u.String()
+}
+
+// closeAll closes what is open, in the order that lets SQLite checkpoint.
+func (s *Store) closeAll() error {
+	var errs []error
+	if s.reader != nil {
+		errs = append(errs, s.reader.Close())
+	}
+	for _, stmt := range s.stmts {
+		errs = append(errs, stmt.Close())
+	}
+	if s.conn != nil {
+		errs = append(errs, s.conn.Close())
+	}
+	if s.writer != nil {
+		errs = append(errs, s.writer.Close())
+	}
+	// Last: until here nobody else may open the files.
+	errs = append(errs, s.lock.Close())
+	return errors.Join(errs...)
+}

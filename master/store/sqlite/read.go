@@ -1,0 +1,240 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+
+	"holdfast/master/lifecycle"
+	"holdfast/master/store"
+)
+
+// snapshot runs read in one read transaction: all it sees is of one moment,
+// and nobody is held up by it but the checkpoint.
+func (s *Store) snapshot(ctx context.Context, read func(querier) error) error {
+	btx, err := s.reader.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return classify(err)
+	}
+	defer btx.Rollback() //nolint:errcheck // nothing was written
+	return classify(read(snapshotTx{btx}))
+}
+
+// snapshotTx is a querier within a read transaction.
+type snapshotTx struct{ *sql.Tx }
+
+func (t snapshotTx) query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return t.QueryContext(ctx, query, args...)
+}
+
+// Record returns a build with its attempts and steps.
+func (s *Store) Record(ctx context.Context, id lifecycle.BuildID) (rec *lifecycle.Record, err error) {
+	err = s.snapshot(ctx, func(q querier) error {
+		records, err := loadRecords(ctx, q, []lifecycle.BuildID{id})
+		if err == nil && len(records) == 0 {
+			return fmt.Errorf("build %s: %w", id, store.ErrNotFound)
+		}
+		if err == nil {
+			rec = records[0]
+		}
+		return err
+	})
+	return rec, err
+}
+
+// BuildOf returns the build of an attempt.
+func (s *Store) BuildOf(ctx context.Context, id lifecycle.AttemptID) (lifecycle.BuildID, error) {
+	var build lifecycle.BuildID
+	err := s.reader.QueryRowContext(ctx, `SELECT build_id FROM attempts WHERE id = ?`, string(id)).Scan(&build)
+	if err != nil {
+		return "", fmt.Errorf("attempt %s: %w", id, notFound(err))
+	}
+	return build, nil
+}
+
+// Builds lists builds, newest first.
+func (s *Store) Builds(ctx context.Context, f store.BuildFilter) ([]lifecycle.Build, error) {
+	query, args := buildsQuery(f)
+	rows, err := s.reader.QueryContext(ctx, query, args...)
+	builds, err := collect(rows, err, scanBuild)
+	return builds, classify(err)
+}
+
+// buildsQuery is the statement of a listing.
+func buildsQuery(f store.BuildFilter) (string, []any) {
+	var where []string
+	var args []any
+	if f.Before != "" {
+		where, args = append(where, `n < (SELECT n FROM builds WHERE id = ?)`), append(args, string(f.Before))
+	}
+	if f.Name != "" {
+		where, args = append(where, `name = ?`), append(args, f.Name)
+	}
+	if len(f.States) > 0 {
+		where = append(where, `state IN (?`+strings.Repeat(`, ?`, len(f.States)-1)+`)`)
+		for _, state := range f.States {
+			args = append(args, string(state))
+		}
+	}
+	query := `SELECT ` + buildColumns + ` FROM builds`
+	if len(where) > 0 {
+		query += ` WHERE ` + strings.Join(where, ` AND `)
+	}
+	limit := f.Limit
+	if limit <= 0 {
+		limit = 100
+	}
+	return query + ` ORDER BY n DESC LIMIT ?`, append(args, limit)
+}
+
+// queueQuery reads the queue in its order, by the index builds_queue.
+const queueQuery = `SELECT ` + buildColumns + ` FROM builds WHERE state = 'queued' ORDER BY priority DESC, n LIMIT ?`
+
+// Queue returns the first queued builds.
+func (s *Store) Queue(ctx context.Context, limit int) ([]lifecycle.Build, error) {
+	rows, err := s.reader.QueryContext(ctx, queueQuery, limit)
+	builds, err := collect(rows, err, scanBuild)
+	return builds, classify(err)
+}
+
+// Slaves returns the slaves that hold their names, and those that lost theirs
+// but not their attempts.
+func (s *Store) Slaves(ctx context.Context) ([]store.Slave, error) {
+	rows, err := s.reader.QueryContext(ctx, `SELECT `+slaveColumns+` FROM slaves s
+		WHERE s.holds_name = 1 OR EXISTS (SELECT 1 FROM attempts a WHERE a.instance = s.instance AND a.slot = 1)
+		ORDER BY s.name, s.holds_name DESC, s.instance`)
+	slaves, err := collect(rows, err, scanSlave)
+	return slaves, classify(err)
+}
+
+// heldQuery finds the attempts an instance may hold, by the index attempts_held.
+const heldQuery = `SELECT a.id, a.build_id FROM attempts a WHERE a.instance = ? AND a.released = 0 ORDER BY a.id`
+
+// Wants returns the desired state of all that an instance may hold.
+func (s *Store) Wants(ctx context.Context, id lifecycle.InstanceID) ([]store.Want, error) {
+	type held struct {
+		attempt lifecycle.AttemptID
+		build   lifecycle.BuildID
+	}
+	var wants []store.Want
+	err := s.snapshot(ctx, func(q querier) error {
+		rows, err := q.query(ctx, heldQuery, string(id))
+		attempts, err := collect(rows, err, func(r row, h *held) error { return r.Scan(&h.attempt, &h.build) })
+		if err != nil || len(attempts) == 0 {
+			return err
+		}
+		builds := make([]lifecycle.BuildID, len(attempts))
+		for i, h := range attempts {
+			builds[i] = h.build
+		}
+		records, err := loadRecords(ctx, q, builds)
+		if err != nil {
+			return err
+		}
+		byID := make(map[lifecycle.BuildID]*lifecycle.Record, len(records))
+		for _, r := range records {
+			byID[r.Build.ID] = r
+		}
+		for _, h := range attempts {
+			r := byID[h.build]
+			if w, ok := store.WantOf(r, r.Attempt(h.attempt)); ok {
+				wants = append(wants, w)
+			}
+		}
+		return nil
+	})
+	return wants, err
+}
+
+// absenteesQuery starts from the slaves that are away: there are fewer of them
+// than attempts, and attempts_live leads to theirs.
+const absenteesQuery = `SELECT a.id, a.build_id, a.state, a.instance, s.name, s.epoch, s.since_us, b.policy
+	FROM slaves s
+	JOIN attempts a ON a.instance = s.instance AND a.state IN ('assigned', 'running')
+	JOIN builds b ON b.id = a.build_id
+	WHERE s.connected = 0 ORDER BY a.id`
+
+// Absentees returns the live attempts of slaves that are away.
+func (s *Store) Absentees(ctx context.Context) ([]store.Absentee, error) {
+	rows, err := s.reader.QueryContext(ctx, absenteesQuery)
+	list, err := collect(rows, err, func(r row, a *store.Absentee) error {
+		var policy string
+		if err := r.Scan(&a.Attempt, &a.Build, &a.State, &a.Instance, &a.Slave, &a.Epoch, us{&a.AwaySince}, &policy); err != nil {
+			return err
+		}
+		var err error
+		if a.Policy, err = store.DecodePolicy(policy); err != nil {
+			return fmt.Errorf("%w: build %s: %w", store.ErrPoison, a.Build, err)
+		}
+		return nil
+	})
+	return list, classify(err)
+}
+
+// Events returns numbered events after since.
+func (s *Store) Events(ctx context.Context, since uint64, limit int) ([]lifecycle.Event, error) {
+	rows, err := s.reader.QueryContext(ctx, `SELECT `+eventColumns+` FROM events WHERE n > ? ORDER BY n LIMIT ?`, int64(min(since, 1<<62)), limit)
+	events, err := collect(rows, err, scanEvent)
+	return events, classify(err)
+}
+
+// BuildEvents returns all events of a build.
+func (s *Store) BuildEvents(ctx context.Context, id lifecycle.BuildID) ([]lifecycle.Event, error) {
+	rows, err := s.reader.QueryContext(ctx, `SELECT `+eventColumns+` FROM events WHERE build_id = ? AND n IS NOT NULL ORDER BY n`, string(id))
+	events, err := collect(rows, err, scanEvent)
+	return events, classify(err)
+}
+
+// NewestEvent is the number of the newest event.
+func (s *Store) NewestEvent(ctx context.Context) (uint64, error) {
+	var n sql.NullInt64
+	err := s.reader.QueryRowContext(ctx, `SELECT max(n) FROM events`).Scan(&n)
+	return uint64(n.Int64), classify(err)
+}
+
+// Waits returns the wait ledger of a build.
+func (s *Store) Waits(ctx context.Context, id lifecycle.BuildID) ([]store.Wait, error) {
+	rows, err := s.reader.QueryContext(ctx, `SELECT number, cause, from_us, to_us FROM waits WHERE build_id = ? ORDER BY number`, string(id))
+	waits, err := collect(rows, err, func(r row, w *store.Wait) error {
+		return r.Scan(&w.Number, &w.Cause, us{&w.From}, us{&w.To})
+	})
+	return waits, classify(err)
+}
+
+// logQuery begins with the chunk that holds the offset, which is the last one
+// that does not begin after it.
+const logQuery = `SELECT byte_offset, raw_len, codec, crc, marks, data FROM log_chunks
+	WHERE step_id = ?1 AND byte_offset >= coalesce(
+		(SELECT max(byte_offset) FROM log_chunks WHERE step_id = ?1 AND byte_offset <= ?2), 0)
+	ORDER BY byte_offset`
+
+// Log returns chunks of a step's log.
+func (s *Store) Log(ctx context.Context, step lifecycle.StepID, from int64, maxBytes int) ([]store.LogChunk, error) {
+	rows, err := s.reader.QueryContext(ctx, logQuery, string(step), from)
+	if err != nil {
+		return nil, classify(err)
+	}
+	defer rows.Close()
+	var chunks []store.LogChunk
+	for size := 0; rows.Next() && (len(chunks) == 0 || size < maxBytes); {
+		var c store.LogChunk
+		var marks []byte
+		if err := rows.Scan(&c.Offset, &c.RawLen, &c.Codec, &c.CRC, &marks, &c.Data); err != nil {
+			return nil, classify(err)
+		}
+		if c.Offset+int64(c.RawLen) <= from {
+			continue // ends at a gap before the offset
+		}
+		if c.Marks, err = store.DecodeMarks(marks); err != nil {
+			return nil, fmt.Errorf("%w: log of step %s at %d: %w", store.ErrPoison, step, c.Offset, err)
+		}
+		size += len(c.Data)
+		chunks = append(chunks, c)
+	}
+	return chunks, classify(rows.Err())
+}
+
+// Views returns the pool of read-only connections, for reading the public views
+// in this process. Do not close it.
+func (s *Store) Views() *sql.DB { return s.reader }

@@ -1,0 +1,304 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+
+	"holdfast/master/lifecycle"
+	"holdfast/master/store"
+)
+
+// Save writes a group, one prepared statement for each kind of row. Nothing is
+// durable before the COMMIT that follows; a crash in between leaves no trace.
+func (t *tx) Save(ctx context.Context, w *store.Writes) error {
+	for _, save := range []func(context.Context, *store.Writes) error{
+		t.saveFences, t.saveSlaves, t.saveBuilds, t.saveAttempts, t.saveSteps, t.saveStreams, t.saveHistory,
+	} {
+		if err := save(ctx, w); err != nil {
+			return classify(err)
+		}
+	}
+	return nil
+}
+
+// saveFences moves the marks. The predicates are the fence (P-fence): all that
+// the engine has looked at in memory is worth nothing against them.
+func (t *tx) saveFences(ctx context.Context, w *store.Writes) error {
+	for i := range w.Fences {
+		f := &w.Fences[i]
+		err := t.one(ctx, &store.FencedError{Attempt: f.Attempt},
+			`UPDATE attempts SET mark = ?, chain = ?
+			WHERE id = ? AND instance = ? AND mark = ? AND chain = ?
+			AND EXISTS (SELECT 1 FROM slaves WHERE instance = ? AND epoch = ?)`,
+			int64(f.To), f.ToChain, string(f.Attempt), string(f.Session.Instance), int64(f.From), f.FromChain,
+			string(f.Session.Instance), int64(f.Session.Epoch))
+		if err != nil {
+			return err
+		}
+	}
+	for i := range w.LogFences {
+		f := &w.LogFences[i]
+		err := t.one(ctx, &store.FencedError{Step: f.Step},
+			`UPDATE steps SET log_mark = ?, log_crc = ?
+			WHERE id = ? AND attempt_id = ? AND log_mark = ?
+			AND EXISTS (SELECT 1 FROM attempts a JOIN slaves s ON s.instance = a.instance
+				WHERE a.id = ? AND s.instance = ? AND s.epoch = ?)`,
+			f.To, f.ToCRC, string(f.Step), string(f.Attempt), f.From,
+			string(f.Attempt), string(f.Session.Instance), int64(f.Session.Epoch))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// one runs an update that must hit exactly one row.
+func (t *tx) one(ctx context.Context, otherwise error, query string, args ...any) error {
+	res, err := t.s.run(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	n, err := res.RowsAffected()
+	if err != nil {
+		return err
+	}
+	if n != 1 {
+		return otherwise
+	}
+	return nil
+}
+
+func (t *tx) saveSlaves(ctx context.Context, w *store.Writes) error {
+	for i := range w.Slaves {
+		s := &w.Slaves[i]
+		err := t.s.exec(ctx, `INSERT INTO slaves (instance, name, holds_name, connected, since_us, epoch, incarnation,
+			boot_id, fingerprint, journal_id, master, agent_version, features, labels, host, slots, first_seen_us,
+			drained, drained_us, drain_reason, quarantined_us, quarantine_reason, refused_us, refused_why)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (instance) DO UPDATE SET name = excluded.name, holds_name = excluded.holds_name,
+			connected = excluded.connected, since_us = excluded.since_us, epoch = excluded.epoch,
+			incarnation = excluded.incarnation, boot_id = excluded.boot_id, fingerprint = excluded.fingerprint,
+			journal_id = excluded.journal_id, master = excluded.master, agent_version = excluded.agent_version,
+			features = excluded.features, labels = excluded.labels, host = excluded.host, slots = excluded.slots,
+			drained = excluded.drained, drained_us = excluded.drained_us, drain_reason = excluded.drain_reason,
+			quarantined_us = excluded.quarantined_us, quarantine_reason = excluded.quarantine_reason,
+			refused_us = excluded.refused_us, refused_why = excluded.refused_why`,
+			string(s.Instance), s.Name, flag(s.HoldsName), flag(s.Connected), micros(s.Since), int64(s.Epoch), int64(s.Incarnation),
+			s.BootID, s.Fingerprint, s.JournalID, s.Master, s.AgentVersion, list(s.Features), object(s.Labels), object(s.Host), s.Slots, micros(s.FirstSeen),
+			flag(s.Drained), micros(s.DrainedAt), s.DrainReason, micros(s.Quarantined), s.QuarantineReason, micros(s.RefusedAt), s.RefusedWhy)
+		if err != nil {
+			return fmt.Errorf("slave %s: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+// list and object are values of JSON columns: empty, never null.
+func list(l []string) string {
+	if len(l) == 0 {
+		return "[]"
+	}
+	return text(l)
+}
+
+func object(m map[string]string) string {
+	if len(m) == 0 {
+		return "{}"
+	}
+	return text(m)
+}
+
+func (t *tx) saveBuilds(ctx context.Context, w *store.Writes) error {
+	for i := range w.NewBuilds {
+		b := &w.NewBuilds[i]
+		err := t.s.exec(ctx, `INSERT INTO builds (n, priority, `+buildColumns+`)
+			VALUES ((SELECT coalesce(max(n), 0) + 1 FROM builds), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			b.Policy.Priority, string(b.ID), b.Name, string(b.Spec), store.EncodePolicy(b.Policy), b.Reason, b.Submitter,
+			string(b.State), string(b.Cause), b.Detail, string(b.Wait),
+			micros(b.Created), micros(b.Queued), micros(b.NotBefore), micros(b.Started), micros(b.Finished),
+			b.TransientFailures, b.Granted, lostBy(b), b.WaitNumber, micros(b.WaitFrom))
+		if err != nil {
+			return fmt.Errorf("build %s: %w", b.ID, err)
+		}
+	}
+	for i := range w.Builds {
+		b := &w.Builds[i]
+		err := t.s.exec(ctx, `UPDATE builds SET state = ?, cause = ?, detail = ?, wait = ?,
+			queued_us = ?, not_before_us = ?, started_us = ?, finished_us = ?, priority = ?, policy = ?,
+			transient_failures = ?, granted = ?, lost_by = ?, wait_number = ?, wait_from_us = ? WHERE id = ?`,
+			string(b.State), string(b.Cause), b.Detail, string(b.Wait),
+			micros(b.Queued), micros(b.NotBefore), micros(b.Started), micros(b.Finished), b.Policy.Priority, store.EncodePolicy(b.Policy),
+			b.TransientFailures, b.Granted, lostBy(b), b.WaitNumber, micros(b.WaitFrom), string(b.ID))
+		if err != nil {
+			return fmt.Errorf("build %s: %w", b.ID, err)
+		}
+	}
+	return nil
+}
+
+// lostBy is the value of that column; an empty list is [].
+func lostBy(b *lifecycle.Build) string {
+	if len(b.LostBy) == 0 {
+		return "[]"
+	}
+	return text(b.LostBy)
+}
+
+func (t *tx) saveAttempts(ctx context.Context, w *store.Writes) error {
+	for i := range w.NewAttempts {
+		a := &w.NewAttempts[i]
+		err := t.s.exec(ctx, `INSERT INTO attempts (id, build_id, number, slave, instance, state, cause, detail, outcome,
+			superseded, stop, slot, reported, refused, refused_seq, released, set_aside,
+			assigned_us, started_us, finished_us, last_us, mark, chain)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			string(a.ID), string(a.Build), a.Number, a.Slave, string(a.Instance), string(a.State), string(a.Cause), a.Detail, string(a.Outcome),
+			flag(a.Superseded), a.Stop, flag(a.Slot), flag(a.Reported), a.Refused, int64(a.RefusedSeq), flag(a.Released), flag(a.SetAside),
+			micros(a.Assigned), micros(a.Started), micros(a.Finished), micros(a.Last), int64(a.Mark), a.Chain)
+		if err != nil {
+			return fmt.Errorf("attempt %s: %w", a.ID, err)
+		}
+	}
+	for i := range w.Attempts {
+		a := &w.Attempts[i]
+		err := t.s.exec(ctx, `UPDATE attempts SET state = ?, cause = ?, detail = ?, outcome = ?,
+			superseded = ?, stop = ?, slot = ?, reported = ?, refused = ?, refused_seq = ?, released = ?, set_aside = ?,
+			started_us = ?, finished_us = ?, last_us = ? WHERE id = ?`,
+			string(a.State), string(a.Cause), a.Detail, string(a.Outcome),
+			flag(a.Superseded), a.Stop, flag(a.Slot), flag(a.Reported), a.Refused, int64(a.RefusedSeq), flag(a.Released), flag(a.SetAside),
+			micros(a.Started), micros(a.Finished), micros(a.Last), string(a.ID))
+		if err != nil {
+			return fmt.Errorf("attempt %s: %w", a.ID, err)
+		}
+	}
+	return nil
+}
+
+func (t *tx) saveSteps(ctx context.Context, w *store.Writes) error {
+	for i := range w.NewSteps {
+		s := &w.NewSteps[i]
+		err := t.s.exec(ctx, `INSERT INTO steps (attempt_id, id, number, name, state, exit_code, signal, cause, detail,
+			started_us, finished_us, duration_us, blocked_us, log_state, log_mark, log_crc, log_bytes, log_final_crc)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			string(s.Attempt), string(s.ID), s.Number, s.Name, string(s.State), exitCode(s), s.Signal, string(s.Cause), s.Detail,
+			micros(s.Started), micros(s.Finished), s.Duration.Microseconds(), s.Blocked.Microseconds(),
+			string(s.LogState), s.LogMark, s.LogCRC, s.LogBytes, s.LogFinalCRC)
+		if err != nil {
+			return fmt.Errorf("step %s: %w", s.ID, err)
+		}
+	}
+	for i := range w.Steps {
+		s := &w.Steps[i]
+		err := t.s.exec(ctx, `UPDATE steps SET state = ?, exit_code = ?, signal = ?, cause = ?, detail = ?,
+			started_us = ?, finished_us = ?, duration_us = ?, blocked_us = ?, log_state = ?, log_bytes = ?, log_final_crc = ? WHERE id = ?`,
+			string(s.State), exitCode(s), s.Signal, string(s.Cause), s.Detail,
+			micros(s.Started), micros(s.Finished), s.Duration.Microseconds(), s.Blocked.Microseconds(),
+			string(s.LogState), s.LogBytes, s.LogFinalCRC, string(s.ID))
+		if err != nil {
+			return fmt.Errorf("step %s: %w", s.ID, err)
+		}
+	}
+	return nil
+}
+
+// exitCode is the value of that column.
+func exitCode(s *store.StepWrite) any {
+	if s.ExitCode == nil {
+		return nil
+	}
+	return *s.ExitCode
+}
+
+// saveStreams appends what was received.
+func (t *tx) saveStreams(ctx context.Context, w *store.Writes) error {
+	for i := range w.Frames {
+		f := &w.Frames[i]
+		err := t.s.exec(ctx, `INSERT INTO frames (attempt_id, first_seq, last_seq, crc_before, crc_after, gap, why, received_us, data)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			string(f.Attempt), int64(f.First), int64(f.Last), f.CRCBefore, f.CRCAfter, flag(f.Gap), f.Why, micros(f.Received), blob(f.Data))
+		if err != nil {
+			return fmt.Errorf("frame %d of attempt %s: %w", f.First, f.Attempt, err)
+		}
+	}
+	for i := range w.Chunks {
+		c := &w.Chunks[i]
+		err := t.s.exec(ctx, `INSERT INTO log_chunks (step_id, byte_offset, raw_len, codec, crc, received_us, marks, data)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+			string(c.Step), c.Offset, c.RawLen, int(c.Codec), c.CRC, micros(c.Received), blob(store.EncodeMarks(c.Marks)), blob(c.Data))
+		if err != nil {
+			return fmt.Errorf("log of step %s at %d: %w", c.Step, c.Offset, err)
+		}
+	}
+	for i := range w.LogGaps {
+		l := &w.LogGaps[i]
+		err := t.s.exec(ctx, `INSERT INTO log_gaps (step_id, byte_offset, byte_end, torn, why, received_us) VALUES (?, ?, ?, ?, ?, ?)`,
+			string(l.Step), l.From, l.To, flag(l.Torn), l.Why, micros(l.Received))
+		if err != nil {
+			return fmt.Errorf("log gap of step %s at %d: %w", l.Step, l.From, err)
+		}
+	}
+	for i := range w.Refused {
+		f := &w.Refused[i]
+		err := t.s.exec(ctx, `INSERT INTO refused_frames (attempt_id, seq, epoch, why, at_us, data) VALUES (?, ?, ?, ?, ?, ?)
+			ON CONFLICT DO NOTHING`,
+			string(f.Attempt), int64(f.Seq), int64(f.Epoch), f.Why, micros(f.At), blob(f.Data))
+		if err != nil {
+			return fmt.Errorf("refused frame of attempt %s: %w", f.Attempt, err)
+		}
+	}
+	return nil
+}
+
+// blob is the value of a BLOB column: empty, never NULL.
+func blob(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+// errNoWait: the ledger and its build do not agree.
+var errNoWait = fmt.Errorf("%w: no such open interval", store.ErrPoison)
+
+// saveHistory writes waits, request keys and events. One writer at a time
+// means that an event's number can be given at insert: it is the commit order.
+func (t *tx) saveHistory(ctx context.Context, w *store.Writes) error {
+	for i := range w.Waits {
+		c := &w.Waits[i]
+		if c.Close != 0 {
+			err := t.one(ctx, errNoWait, `UPDATE waits SET to_us = ? WHERE build_id = ? AND number = ? AND to_us IS NULL`,
+				micros(c.At), string(c.Build), c.Close)
+			if err != nil {
+				return fmt.Errorf("wait %d of build %s: %w", c.Close, c.Build, err)
+			}
+		}
+		if c.Open != 0 {
+			err := t.s.exec(ctx, `INSERT INTO waits (build_id, number, cause, from_us) VALUES (?, ?, ?, ?)`,
+				string(c.Build), c.Open, string(c.Cause), micros(c.At))
+			if err != nil {
+				return fmt.Errorf("wait %d of build %s: %w", c.Open, c.Build, err)
+			}
+		}
+	}
+	for i := range w.Requests {
+		q := &w.Requests[i]
+		err := t.s.exec(ctx, `INSERT INTO requests (key, kind, body, result, at_us) VALUES (?, ?, ?, ?, ?)`,
+			q.Key, q.Kind, q.Body, q.Result, micros(q.At))
+		if err != nil {
+			return fmt.Errorf("request key %q: %w", q.Key, err)
+		}
+	}
+	for i := range w.Events {
+		e := &w.Events[i]
+		data := "{}"
+		if len(e.Data) > 0 {
+			data = text(e.Data)
+		}
+		err := t.s.exec(ctx, `INSERT INTO events (n, at_us, topic, build_id, attempt_id, step_id, slave, who, why, data)
+			VALUES ((SELECT coalesce(max(n), 0) + 1 FROM events), ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, ''), nullif(?, ''), ?, ?, ?)`,
+			micros(e.At), e.Topic, string(e.Build), string(e.Attempt), string(e.Step), e.Slave, e.Who, e.Why, data)
+		if err != nil {
+			return fmt.Errorf("event %s: %w", e.Topic, err)
+		}
+	}
+	return nil
+}

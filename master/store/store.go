@@ -1,0 +1,183 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"holdfast/master/lifecycle"
+)
+
+// Store is the one interface to a master's durable state. All methods are safe
+// for concurrent use. Reads see committed state only.
+type Store interface {
+	// ID is the store id: a ULID made when the store was created. It travels
+	// with the store's data, backups included.
+	ID() string
+
+	// Commit runs a group of operations in one transaction, in order, and
+	// returns after the transaction is durable. An operation that is refused
+	// by a rule carries its error in its Err field and changes nothing; the
+	// others of the group commit. A non-nil return means that nothing of the
+	// group was committed or, with ErrUnknown, that it may have been: run the
+	// same group again. The class of the failure is told by Classify.
+	Commit(ctx context.Context, ops ...Op) error
+
+	// Record returns a build with all its attempts and steps, or ErrNotFound.
+	Record(ctx context.Context, id lifecycle.BuildID) (*lifecycle.Record, error)
+	// Attempt returns the build an attempt belongs to, or ErrNotFound.
+	BuildOf(ctx context.Context, id lifecycle.AttemptID) (lifecycle.BuildID, error)
+	// Builds lists builds, newest first.
+	Builds(ctx context.Context, f BuildFilter) ([]lifecycle.Build, error)
+	// Queue returns the first builds to dispatch: queued ones by priority,
+	// then first come first served. It includes those that back off, so that
+	// their wait can be told; the caller looks at NotBefore.
+	Queue(ctx context.Context, limit int) ([]lifecycle.Build, error)
+	// Slaves returns all slaves, by name, with the slots they occupy.
+	Slaves(ctx context.Context) ([]Slave, error)
+	// Wants returns what the master wants of every attempt that an instance
+	// may still hold (P-want).
+	Wants(ctx context.Context, id lifecycle.InstanceID) ([]Want, error)
+	// Absentees returns the live attempts of slaves that are away.
+	Absentees(ctx context.Context) ([]Absentee, error)
+	// Log returns committed log chunks of a step from a raw offset on, whole
+	// chunks, at least one if there is one, about maxBytes of stored data. The
+	// first one may begin before the offset; a jump of the offsets is a gap.
+	Log(ctx context.Context, step lifecycle.StepID, from int64, maxBytes int) ([]LogChunk, error)
+	// Events returns numbered events after since, in order.
+	Events(ctx context.Context, since uint64, limit int) ([]lifecycle.Event, error)
+	// BuildEvents returns all events of one build, in order.
+	BuildEvents(ctx context.Context, id lifecycle.BuildID) ([]lifecycle.Event, error)
+	// NewestEvent is the number of the newest event; 0: none.
+	NewestEvent(ctx context.Context) (uint64, error)
+	// Waits returns the wait ledger of a build, in order. The last interval
+	// may be open (To is zero).
+	Waits(ctx context.Context, id lifecycle.BuildID) ([]Wait, error)
+
+	// Ready reports why the store cannot commit at present; nil: it can.
+	Ready(ctx context.Context) error
+	// Close releases the store. No other method may be running.
+	Close() error
+}
+
+// BuildFilter narrows Builds. Zero fields do not narrow.
+type BuildFilter struct {
+	States []lifecycle.BuildState
+	Name   string
+	Before lifecycle.BuildID // only builds created before this one
+	Limit  int               // 0: 100
+}
+
+// Slave is what the store keeps of a slave, one row per instance.
+type Slave struct {
+	Instance     lifecycle.InstanceID
+	Name         string
+	Connected    bool
+	Since        time.Time // of the present Connected
+	Epoch        lifecycle.Epoch
+	Incarnation  uint64
+	BootID       string
+	Fingerprint  string
+	JournalID    string
+	Master       string // id of the master that holds or held the session
+	AgentVersion string
+	Features     []string
+	Labels       map[string]string
+	Host         map[string]string
+	Slots        int
+	Busy         int // attempts that occupy a slot
+	FirstSeen    time.Time
+
+	// HoldsName is true for the instance that its name means now. Another one
+	// had the name before; it gets no new builds.
+	HoldsName bool
+	// Drained slaves get no new builds until a person resumes them.
+	Drained     bool
+	DrainedAt   time.Time
+	DrainReason string
+	// Quarantined since; zero: not. Like Drained, but decided by a master.
+	Quarantined      time.Time
+	QuarantineReason string
+	// RefusedAt is when another slave was last refused in this one's place
+	// (P-identity); RefusedWhy names it.
+	RefusedAt  time.Time
+	RefusedWhy string
+}
+
+// Want is desired state of one attempt (P-want).
+type Want struct {
+	Attempt lifecycle.AttemptID
+	Kind    WantKind
+	Reason  string
+	// Assignment is set for WantRun while the attempt is only assigned.
+	Assignment *Assignment
+	Mark       lifecycle.Seq
+	Chain      uint32
+	Logs       map[lifecycle.StepID]int64
+	SetAside   bool
+}
+
+// WantKind is the kind of a Want.
+type WantKind string
+
+// The kinds of Want. Unknown is never stored: it is the answer about an
+// attempt the store has no row for.
+const (
+	WantRun     WantKind = "run"
+	WantStop    WantKind = "stop"
+	WantForget  WantKind = "forget"
+	WantUnknown WantKind = "unknown"
+)
+
+// Assignment is all a slave needs to carry an attempt through.
+type Assignment struct {
+	Build  lifecycle.BuildID
+	Number int
+	Spec   []byte // master/spec's stored form
+	Steps  []lifecycle.StepID
+}
+
+// Absentee is a live attempt of a slave that is away.
+type Absentee struct {
+	Attempt   lifecycle.AttemptID
+	Build     lifecycle.BuildID
+	State     lifecycle.AttemptState
+	Instance  lifecycle.InstanceID
+	Slave     string
+	Epoch     lifecycle.Epoch
+	AwaySince time.Time
+	Policy    lifecycle.Policy
+}
+
+// LogChunk is a committed piece of a step's log as it came over the wire.
+type LogChunk struct {
+	Offset int64 // raw bytes
+	RawLen int
+	Codec  Codec
+	Data   []byte
+	CRC    uint32 // CRC-32C of the raw bytes
+	Marks  []TimeMark
+}
+
+// Codec says how LogChunk.Data is encoded.
+type Codec int
+
+// The codecs.
+const (
+	CodecRaw  Codec = 1
+	CodecZstd Codec = 2
+)
+
+// TimeMark says when, and on which output, the bytes from At on were read.
+type TimeMark struct {
+	At     int   // relative to the chunk's offset
+	TimeUS int64 // µs since the Unix epoch
+	Stream int   // 1 stdout, 2 stderr
+}
+
+// Wait is one interval of the wait ledger.
+type Wait struct {
+	Number int // from 1 within the build
+	Cause  lifecycle.WaitCause
+	From   time.Time
+	To     time.Time // zero: still waiting
+}

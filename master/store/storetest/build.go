@@ -1,0 +1,481 @@
+package storetest
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"holdfast/master/lifecycle"
+	"holdfast/master/store"
+	"holdfast/master/store/invariant"
+	"holdfast/retry"
+)
+
+func testSubmit(r *rig) {
+	b := lifecycle.Build{
+		ID: lifecycle.BuildID(r.id()), Name: "bbolt", Spec: []byte(`{"a":1}`), Reason: "why", Submitter: "ann",
+		Policy: lifecycle.Policy{
+			Retry:        retry.Policy{MaxTransient: 7, Backoff: retry.Backoff{Base: time.Second, Cap: time.Minute}, Rerun: "never"},
+			LostAfterSet: true, LostAfter: 25 * time.Hour, LostNever: true, StopOnSlaveAfter: time.Hour,
+			Priority: -3, Requires: map[string]string{"os": "linux", "arch": "amd64"},
+		},
+	}
+	op := &store.Submit{Now: r.tick(), Build: b}
+	r.commit(op)
+	r.want("submit", op.Err, nil)
+	if op.ID != b.ID || op.Already {
+		r.Errorf("submit answered %s, already %t", op.ID, op.Already)
+	}
+	got := r.state(b.ID, lifecycle.BuildQueued).Build
+	if diff := cmp.Diff(b.Policy, got.Policy); diff != "" {
+		r.Errorf("policy (-want +got):\n%s", diff)
+	}
+	if got.Name != b.Name || string(got.Spec) != string(b.Spec) || got.Reason != b.Reason || got.Submitter != b.Submitter || !got.Created.Equal(r.now.Truncate(time.Microsecond)) {
+		r.Errorf("stored build %+v", got)
+	}
+
+	// Again, after a lost reply: no second build, no second event.
+	for range 2 {
+		again := &store.Submit{Now: r.tick(), Build: b}
+		r.commit(again)
+		if again.Err != nil || again.ID != b.ID || !again.Already {
+			r.Errorf("repeated submit: %s %t %v", again.ID, again.Already, again.Err)
+		}
+	}
+	other := b
+	other.Reason = "another"
+	conflict := &store.Submit{Now: r.tick(), Build: other}
+	r.commit(conflict)
+	r.want("same id, other body", conflict.Err, store.ErrConflict)
+	if topics := r.topics(b.ID); !slices.Equal(topics, []string{"build.queued"}) {
+		r.Errorf("events %v", topics)
+	}
+	if _, err := r.s.Record(r.ctx, "no such build"); err == nil {
+		r.Error("unknown build was found")
+	} else {
+		r.want("unknown build", err, store.ErrNotFound)
+	}
+}
+
+func testRequestKeys(r *rig) {
+	build := func() lifecycle.Build {
+		return lifecycle.Build{ID: lifecycle.BuildID(r.id()), Name: "x", Spec: []byte(`{}`), Policy: policy()}
+	}
+	first := &store.Submit{Now: r.tick(), RequestKey: "key-1", Build: build()}
+	// The same request twice in one group, with an id of its own each.
+	second := &store.Submit{Now: r.tick(), RequestKey: "key-1", Build: build()}
+	r.commit(first, second)
+	if first.Err != nil || second.Err != nil || second.ID != first.ID || !second.Already {
+		r.Errorf("same key in one group: %v %v, %s and %s", first.Err, second.Err, first.ID, second.ID)
+	}
+	third := &store.Submit{Now: r.tick(), RequestKey: "key-1", Build: build()}
+	r.commit(third)
+	if third.Err != nil || third.ID != first.ID || !third.Already {
+		r.Errorf("same key again: %+v", third)
+	}
+	other := build()
+	other.Name = "y"
+	conflict := &store.Submit{Now: r.tick(), RequestKey: "key-1", Build: other}
+	r.commit(conflict)
+	r.want("same key, other body", conflict.Err, store.ErrConflict)
+	kind := &store.Cancel{Now: r.tick(), RequestKey: "key-1", Build: first.ID, Who: "ann"}
+	r.commit(kind)
+	r.want("same key, other kind", kind.Err, store.ErrConflict)
+	if builds, err := r.s.Builds(r.ctx, store.BuildFilter{}); err != nil || len(builds) != 1 {
+		r.Errorf("%d builds, %v, want one", len(builds), err)
+	}
+
+	// A cancel answers the same for its key, whatever has happened since.
+	for range 2 {
+		cancel := &store.Cancel{Now: r.tick(), RequestKey: "key-2", Build: first.ID, Who: "ann", Why: "enough"}
+		r.commit(cancel)
+		if cancel.Err != nil || cancel.State != lifecycle.BuildCancelled {
+			r.Errorf("cancel: %s %v", cancel.State, cancel.Err)
+		}
+	}
+}
+
+func testCancelUnshelve(r *rig) {
+	id := r.submit(func(b *lifecycle.Build) { b.Policy.Retry.MaxTransient = 1 })
+	unshelve := func(key string) *store.Unshelve {
+		op := &store.Unshelve{Now: r.tick(), RequestKey: key, Build: id, Who: "ann", Why: "try again"}
+		r.commit(op)
+		return op
+	}
+	r.want("unshelve a queued build", unshelve("").Err, store.ErrState)
+
+	sl := r.slave("b7", 1)
+	sl.connect()
+	st := sl.running(id, 1)
+	st.end(lifecycle.AttemptEnded{State: lifecycle.AttemptFailed, Cause: retry.RunnerLost})
+	st.sendAll()
+	r.state(id, lifecycle.BuildShelved)
+
+	for range 2 { // the reply was lost: no second grant
+		op := unshelve("unshelve-1")
+		if op.Err != nil || op.State != lifecycle.BuildQueued {
+			r.Errorf("unshelve: %s %v", op.State, op.Err)
+		}
+	}
+	if got := r.record(id).Build.Granted; got != 1 {
+		r.Errorf("granted %d, want 1", got)
+	}
+	cancel := &store.Cancel{Now: r.tick(), Build: id, Who: "ann", Why: "enough"}
+	r.commit(cancel)
+	r.want("cancel", cancel.Err, nil)
+	r.state(id, lifecycle.BuildCancelled)
+	again := &store.Cancel{Now: r.tick(), Build: id, Who: "bob"}
+	r.commit(again)
+	if again.Err != nil || again.State != lifecycle.BuildCancelled {
+		r.Errorf("cancel again: %s %v", again.State, again.Err)
+	}
+	missing := &store.Cancel{Now: r.tick(), Build: "nothing", Who: "ann"}
+	r.commit(missing)
+	r.want("cancel of nothing", missing.Err, store.ErrNotFound)
+
+	done := r.submit()
+	end := sl.running(done, 1)
+	end.finish(lifecycle.AttemptEnded{State: lifecycle.AttemptSucceeded})
+	late := &store.Cancel{Now: r.tick(), Build: done, Who: "ann"}
+	r.commit(late)
+	r.want("cancel of a build that succeeded", late.Err, store.ErrState)
+	if late.State != lifecycle.BuildSucceeded {
+		r.Errorf("state told is %s", late.State)
+	}
+}
+
+func testAssign(r *rig) {
+	one, two, three := r.submit(), r.submit(), r.submit()
+	sl := r.slave("b7", 2)
+	sl.connect()
+	st := sl.assign(one, 3)
+	rec := r.state(one, lifecycle.BuildQueued)
+	if a := rec.Attempt(st.id); a == nil || a.State != lifecycle.AttemptAssigned || a.Number != 1 || a.Slave != "b7" || !a.Slot || len(a.Steps) != 3 || a.Steps[2].Name != "step-3" {
+		r.Errorf("attempt %+v", a)
+	}
+	if id, err := r.s.BuildOf(r.ctx, st.id); err != nil || id != one {
+		r.Errorf("build of the attempt: %s %v", id, err)
+	}
+	_, err := r.s.BuildOf(r.ctx, "nothing")
+	r.want("build of no attempt", err, store.ErrNotFound)
+
+	try := func(what string, want error, build lifecycle.BuildID, change func(*store.Assign)) {
+		r.Helper()
+		op, _ := sl.assignOp(build, 1)
+		if change != nil {
+			change(op)
+		}
+		r.commit(op)
+		r.want(what, op.Err, want)
+	}
+	try("a build twice", store.ErrState, one, nil)
+	try("no build", store.ErrNotFound, "nothing", nil)
+	try("an old session", store.ErrFenced, two, func(op *store.Assign) { op.Session.Epoch-- })
+	try("no slave", store.ErrFenced, two, func(op *store.Assign) { op.Session.Instance = "nobody" })
+	try("an attempt id of another build", store.ErrConflict, two, func(op *store.Assign) { op.Attempt = st.id })
+
+	// Two slots, three builds, one group: the third finds no slot.
+	op2, st2 := sl.assignOp(two, 1)
+	op3, _ := sl.assignOp(three, 1)
+	r.commit(op2, op3)
+	r.want("second slot", op2.Err, nil)
+	r.want("third of two slots", op3.Err, store.ErrState)
+	st2.held = true
+	sl.streams = append(sl.streams, st2)
+
+	// Its id makes an assignment idempotent, also when all slots are busy.
+	r.commit(op2)
+	r.want("the same assignment again", op2.Err, nil)
+	if n := len(r.record(two).Attempts); n != 1 {
+		r.Errorf("%d attempts", n)
+	}
+	slaves, err := r.s.Slaves(r.ctx)
+	if err != nil || len(slaves) != 1 || slaves[0].Busy != 2 || slaves[0].Slots != 2 {
+		r.Errorf("slaves %+v %v", slaves, err)
+	}
+	sl.disconnect()
+	try("a slave that is away", store.ErrState, three, nil)
+}
+
+func testWithdraw(r *rig) {
+	sl := r.slave("b7", 1)
+	sl.connect()
+	id := r.submit()
+	st := sl.assign(id, 1)
+	for range 2 {
+		op := &store.Withdraw{Now: r.tick(), Attempt: st.id, Why: "another slave is better"}
+		r.commit(op)
+		r.want("withdraw", op.Err, nil)
+	}
+	rec := r.state(id, lifecycle.BuildQueued)
+	if a := rec.Attempts[0]; a.State != lifecycle.AttemptWithdrawn || a.Slot || rec.Build.TransientFailures != 0 {
+		r.Errorf("withdrawn attempt %+v", a)
+	}
+	st = sl.running(id, 1)
+	op := &store.Withdraw{Now: r.tick(), Attempt: st.id}
+	r.commit(op)
+	r.want("withdraw after accept (P-accept)", op.Err, store.ErrState)
+	r.state(id, lifecycle.BuildRunning)
+	op = &store.Withdraw{Now: r.tick(), Attempt: "nothing"}
+	r.commit(op)
+	r.want("withdraw nothing", op.Err, store.ErrNotFound)
+}
+
+func testWaits(r *rig) {
+	id := r.submit()
+	other := r.submit()
+	set := func(cause lifecycle.WaitCause) {
+		op := &store.SetWaits{Now: r.tick(), Causes: map[lifecycle.BuildID]lifecycle.WaitCause{id: cause, "nothing": cause}}
+		r.commit(op)
+		r.want("set waits", op.Err, nil)
+	}
+	set(lifecycle.WaitNoSlave)
+	set(lifecycle.WaitNoSlave) // no change, no interval
+	set(lifecycle.WaitBusy)
+	sl := r.slave("b7", 1)
+	sl.connect()
+	sl.running(id, 1)
+	set(lifecycle.WaitBusy) // it runs: passed over
+
+	waits, err := r.s.Waits(r.ctx, id)
+	if err != nil {
+		r.Fatal(err)
+	}
+	want := []lifecycle.WaitCause{lifecycle.WaitDispatch, lifecycle.WaitNoSlave, lifecycle.WaitBusy, lifecycle.WaitAccept}
+	var total time.Duration
+	for i, w := range waits {
+		if i >= len(want) || w.Cause != want[i] || w.Number != i+1 {
+			r.Fatalf("waits %+v, want %v", waits, want)
+		}
+		if i > 0 && !w.From.Equal(waits[i-1].To) {
+			r.Errorf("interval %d begins at %v, the one before ended at %v", i+1, w.From, waits[i-1].To)
+		}
+		total += w.To.Sub(w.From)
+	}
+	b := r.record(id).Build
+	if len(waits) != len(want) || total != b.Started.Sub(b.Created) {
+		r.Errorf("waits sum to %v, the build waited %v", total, b.Started.Sub(b.Created))
+	}
+	if waits, err := r.s.Waits(r.ctx, other); err != nil || len(waits) != 1 || !waits[0].To.IsZero() {
+		r.Errorf("waits of the other build: %+v %v", waits, err)
+	}
+}
+
+func testQueue(r *rig) {
+	prio := func(p int) func(*lifecycle.Build) { return func(b *lifecycle.Build) { b.Policy.Priority = p } }
+	low, first, high, second := r.submit(prio(-1)), r.submit(), r.submit(prio(5)), r.submit()
+	want := []lifecycle.BuildID{high, first, second, low}
+	ids := func(limit int) (got []lifecycle.BuildID) {
+		queue, err := r.s.Queue(r.ctx, limit)
+		if err != nil {
+			r.Fatal(err)
+		}
+		for _, b := range queue {
+			got = append(got, b.ID)
+		}
+		return got
+	}
+	if got := ids(100); !slices.Equal(got, want) {
+		r.Errorf("queue %v, want %v", got, want)
+	}
+	if got := ids(2); !slices.Equal(got, want[:2]) {
+		r.Errorf("first two %v, want %v", got, want[:2])
+	}
+	// A retry does not lose its place; a running build is not in the queue.
+	sl := r.slave("b7", 4)
+	sl.connect()
+	st := sl.running(high, 1)
+	if got := ids(100); !slices.Equal(got, want[1:]) {
+		r.Errorf("queue with one running %v, want %v", got, want[1:])
+	}
+	st.end(lifecycle.AttemptEnded{State: lifecycle.AttemptFailed, Cause: retry.RunnerLost})
+	st.sendAll()
+	if got := ids(100); !slices.Equal(got, want) {
+		r.Errorf("queue after a retry %v, want %v", got, want)
+	}
+	if b := r.record(high).Build; !b.NotBefore.After(r.now) {
+		r.Errorf("no back-off: %v", b.NotBefore)
+	}
+}
+
+func testListing(r *rig) {
+	var ids []lifecycle.BuildID
+	for i := range 7 {
+		ids = append(ids, r.submit(func(b *lifecycle.Build) {
+			if i%2 == 0 {
+				b.Name = "even"
+			}
+		}))
+	}
+	slices.Reverse(ids) // newest first; even: all but the odd ones
+	r.commit(&store.Cancel{Now: r.tick(), Build: ids[0], Who: "ann"})
+	list := func(f store.BuildFilter) (got []lifecycle.BuildID) {
+		builds, err := r.s.Builds(r.ctx, f)
+		if err != nil {
+			r.Fatal(err)
+		}
+		for _, b := range builds {
+			got = append(got, b.ID)
+		}
+		return got
+	}
+	for _, c := range []struct {
+		name string
+		f    store.BuildFilter
+		want []lifecycle.BuildID
+	}{
+		{"all", store.BuildFilter{}, ids},
+		{"limit", store.BuildFilter{Limit: 3}, ids[:3]},
+		{"before", store.BuildFilter{Before: ids[2], Limit: 2}, ids[3:5]},
+		{"name", store.BuildFilter{Name: "even"}, []lifecycle.BuildID{ids[0], ids[2], ids[4], ids[6]}},
+		{"state", store.BuildFilter{States: []lifecycle.BuildState{lifecycle.BuildCancelled}}, ids[:1]},
+		{"states", store.BuildFilter{States: []lifecycle.BuildState{lifecycle.BuildQueued, lifecycle.BuildCancelled}, Name: "even", Before: ids[0]}, []lifecycle.BuildID{ids[2], ids[4], ids[6]}},
+		{"none", store.BuildFilter{Name: "nothing"}, nil},
+	} {
+		if got := list(c.f); !slices.Equal(got, c.want) {
+			r.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+// testShelve is T-shelve: a build that kills its slave every time is shelved,
+// stays so over a restart of the master, and gets one more attempt when it is
+// unshelved.
+func testShelve(r *rig) {
+	id := r.submit()
+	sl := r.slave("b7", 1)
+	sl.connect()
+	die := func() {
+		r.Helper()
+		st := sl.running(id, 1)
+		sl.disconnect()
+		op := &store.Lose{Now: r.tick(), Session: sl.session(), Attempt: st.id, Cause: retry.SlaveDead, Detail: "killed by its build"}
+		r.commit(op)
+		r.want("lose", op.Err, nil)
+		st.held = false
+		sl.connect()
+	}
+	for range retry.DefaultMaxTransient {
+		r.state(id, lifecycle.BuildQueued)
+		die()
+	}
+	shelved := r.state(id, lifecycle.BuildShelved)
+	if len(shelved.Attempts) != 3 || shelved.Build.TransientFailures != 3 {
+		r.Fatalf("shelved after %d attempts, %d failures", len(shelved.Attempts), shelved.Build.TransientFailures)
+	}
+	r.reopen()
+	again := r.state(id, lifecycle.BuildShelved)
+	if diff := cmp.Diff(shelved.Build, again.Build); diff != "" {
+		r.Errorf("build after a restart (-before +after):\n%s", diff)
+	}
+	sl.connect()
+	op, _ := sl.assignOp(id, 1)
+	r.commit(op)
+	r.want("assign a shelved build", op.Err, store.ErrState)
+	un := &store.Unshelve{Now: r.tick(), RequestKey: "k", Build: id, Who: "ann", Why: "fixed the machine"}
+	r.commit(un)
+	r.want("unshelve", un.Err, nil)
+	die()
+	r.state(id, lifecycle.BuildShelved) // one more attempt, not three
+}
+
+func testEvents(r *rig) {
+	if n, err := r.s.NewestEvent(r.ctx); err != nil || n != 0 {
+		r.Fatalf("newest event of a new store: %d %v", n, err)
+	}
+	sl := r.slave("b7", 8)
+	// The order of a group's events is that of its ops, across builds.
+	connect := sl.connectOp()
+	a := &store.Submit{Now: r.tick(), Build: lifecycle.Build{ID: "A", Name: "a", Spec: []byte(`{}`), Policy: policy()}}
+	refused := &store.Unshelve{Now: r.tick(), Build: "nothing"}
+	b := &store.Submit{Now: r.tick(), Build: lifecycle.Build{ID: "B", Name: "b", Spec: []byte(`{}`), Policy: policy()}}
+	cancel := &store.Cancel{Now: r.tick(), Build: "A", Who: "ann", Why: "why"}
+	r.commit(connect, a, refused, b, cancel)
+	r.want("unshelve nothing", refused.Err, store.ErrNotFound)
+	sl.admitted(connect)
+
+	events, err := r.s.Events(r.ctx, 0, 100)
+	if err != nil {
+		r.Fatal(err)
+	}
+	var got []string
+	for i, e := range events {
+		if e.N != uint64(i+1) {
+			r.Errorf("event %d has number %d", i+1, e.N)
+		}
+		got = append(got, e.Topic+" "+string(e.Build))
+	}
+	want := []string{"slave.connected ", "build.queued A", "build.queued B", "build.cancelled A"}
+	if !slices.Equal(got, want) {
+		r.Errorf("events %v, want %v", got, want)
+	}
+	if e := events[len(events)-1]; e.Who != "ann" || e.Why != "why" || e.Data["transient_failures"] != 0.0 {
+		r.Errorf("last event %+v", e)
+	}
+	var told []string
+	for _, e := range store.EventsOf(connect, a, refused, b, cancel) {
+		told = append(told, e.Topic+" "+string(e.Build))
+	}
+	if !slices.Equal(told, want) {
+		r.Errorf("EventsOf %v, want %v", told, want)
+	}
+	if more, err := r.s.Events(r.ctx, 2, 1); err != nil || len(more) != 1 || more[0].N != 3 {
+		r.Errorf("events after 2, at most 1: %+v %v", more, err)
+	}
+	if n, err := r.s.NewestEvent(r.ctx); err != nil || n != 4 {
+		r.Errorf("newest event %d %v, want 4", n, err)
+	}
+	if topics := r.topics("B"); !slices.Equal(topics, []string{"build.queued"}) {
+		r.Errorf("events of B: %v", topics)
+	}
+}
+
+func testReopen(r *rig) {
+	sl := r.slave("b7", 2)
+	sl.connect()
+	id, other := r.submit(), r.submit()
+	st := sl.running(id, 2)
+	st.add(lifecycle.StepStarted{Step: st.steps[0], Started: r.now})
+	st.log(0, "line one\nline two\n")
+	st.sendAll()
+	st.sendLog(0, 0, 9)
+	before, beforeOther := r.record(id), r.record(other)
+	epoch := sl.epoch
+	r.reopen()
+	for _, want := range []*lifecycle.Record{before, beforeOther} {
+		got := r.record(want.Build.ID)
+		if diff := cmp.Diff(want.Build, got.Build); diff != "" {
+			r.Errorf("build (-before +after):\n%s", diff)
+		}
+		if diff := cmp.Diff(want.Attempts, got.Attempts); diff != "" {
+			r.Errorf("attempts (-before +after):\n%s", diff)
+		}
+	}
+	// A batch of the session before the restart: the slave has not connected
+	// again, so it is still the newest.
+	st.sendLog(0, 9, 18)
+	sl.connect()
+	if sl.epoch <= epoch {
+		r.Errorf("epoch %d after %d", sl.epoch, epoch)
+	}
+	st.log(1, "more\n")
+	st.endStep(0, lifecycle.StepSucceeded)
+	st.add(lifecycle.StepStarted{Step: st.steps[1], Started: r.now})
+	st.endStep(1, lifecycle.StepSucceeded)
+	st.end(lifecycle.AttemptEnded{State: lifecycle.AttemptSucceeded})
+	st.sendAll()
+	st.sendLogs()
+	r.state(id, lifecycle.BuildSucceeded)
+	// An absent attempt may be released.
+	st.held = false
+	sl.connect()
+	if a := r.attempt(st); !a.Released {
+		r.Error("attempt that is over and not held was not released")
+	}
+	r.commit(&store.Cancel{Now: r.tick(), Build: other, Who: "ann"})
+	r.check(invariant.Options{Healed: true})
+}
+
+var _ testing.TB = (*rig)(nil)

@@ -1,0 +1,72 @@
+package storetest
+
+import (
+	"testing"
+
+	"holdfast/master/store"
+	"holdfast/master/store/invariant"
+)
+
+// Open opens the store that lives in dir, and makes it if there is none. Views
+// reads the public views of the same store. The test closes the store.
+type Open func(tb testing.TB, dir string) (s store.Store, views invariant.DB)
+
+// cases are the contract. Each has a store of its own.
+var cases = []struct {
+	name string
+	test func(*rig)
+}{
+	{"Submit", testSubmit},
+	{"RequestKeys", testRequestKeys},
+	{"CancelUnshelve", testCancelUnshelve},
+	{"Assign", testAssign},
+	{"Withdraw", testWithdraw},
+	{"Waits", testWaits},
+	{"Queue", testQueue},
+	{"Listing", testListing},
+
+	{"Apply", testApply},
+	{"ApplyAfterEnd", testApplyAfterEnd},
+	{"ApplyGroup", testApplyGroup},
+	{"BadFrames", testBadFrames},
+	{"Fence", testFence},
+	{"T-ack-epoch", testAckEpoch},
+	{"Diverged", testDiverged},
+	{"Gap", testGap},
+	{"Back", testBack},
+	{"Refuse", testRefuse},
+
+	{"Log", testLog},
+	{"LogOverlap", testLogOverlap},
+	{"LogGap", testLogGap},
+	{"LogMismatch", testLogMismatch},
+
+	{"Identity", testIdentity},
+	{"T-register-once", testRegisterOnce},
+	{"JournalLost", testJournalLost},
+	{"Absent", testAbsent},
+	{"Wants", testWants},
+	{"Lose", testLose},
+	{"ReturnOfTheLost", testReturn},
+	{"EndSessions", testEndSessions},
+
+	{"Events", testEvents},
+	{"T-shelve", testShelve},
+	{"Reopen", testReopen},
+	{"Idempotence", testIdempotence},
+	{"Concurrent", testConcurrent},
+	{"Random", testRandom},
+	{"RandomFaults", testRandomFaults},
+}
+
+// Run tests a database against the contract of package store.
+func Run(t *testing.T, open Open) {
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, open)
+			c.test(r)
+			r.check(invariant.Options{})
+		})
+	}
+}

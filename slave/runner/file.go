@@ -1,0 +1,100 @@
+package runner
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// recordRoom is what reserve allocates for one record, in bytes. Records are
+// cut to fit (maxDetail, maxNames).
+const recordRoom = 8 << 10
+
+const tempSuffix = ".tmp"
+
+// reserve makes the temporary file that writeJSON(path) will use, with real
+// blocks.
+func reserve(path string) error {
+	f, err := os.OpenFile(path+tempSuffix, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, recordRoom)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		err = nil // a file system without: last words then need free space
+	}
+	return errors.Join(err, f.Close())
+}
+
+// writeJSON makes path appear whole: temporary file, sync, rename, sync of the
+// directory. A crash leaves the old state or the new one.
+func writeJSON(path string, v any, noSync bool) error {
+	// Not truncated: a reserved file keeps its blocks.
+	f, err := os.OpenFile(path+tempSuffix, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	if err := writeAndSync(f, v, noSync); err != nil {
+		return err
+	}
+	if err := os.Rename(path+tempSuffix, path); err != nil {
+		return err
+	}
+	if noSync {
+		return nil
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// writeAndSync writes v into f from its start, and closes f.
+func writeAndSync(f *os.File, v any, noSync bool) error {
+	b, err := json.Marshal(v)
+	if err == nil {
+		b = append(b, '\n')
+		if _, err = f.WriteAt(b, 0); err == nil {
+			err = f.Truncate(int64(len(b)))
+		}
+	}
+	if err == nil && !noSync {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// readJSON reads a file that writeJSON wrote; found is false if there is none.
+func readJSON(path string, v any) (found bool, err error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return false, fmt.Errorf("%s: %w: %w", path, ErrDamaged, err)
+	}
+	if head.Version > planVersion {
+		return false, fmt.Errorf("%s: version %d: %w", path, head.Version, ErrNewer)
+	}
+	if err := json.NewDecoder(bytes.NewReader(b)).Decode(v); err != nil {
+		return false, fmt.Errorf("%s: %w: %w", path, ErrDamaged, err)
+	}
+	return true, nil
+}
+
+func syncDir(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}

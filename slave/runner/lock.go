@@ -1,0 +1,59 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Lock takes the lock of a prepared attempt: whoever holds the file open is
+// its runner. ErrAlive: somebody else is. The lock belongs to the open file
+// and is inherited with it over fork and exec.
+func Lock(dir string) (*os.File, error) {
+	f, err := os.OpenFile(lockPath(dir), os.O_RDWR, 0) // made by Prepare
+	if err != nil {
+		return nil, fmt.Errorf("lock attempt: %w", err)
+	}
+	// A probe (Alive) may hold it for an instant.
+	for try := 0; ; try++ {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || try == 5 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if err == nil {
+		return f, nil
+	}
+	f.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("lock attempt: %w", ErrAlive)
+	}
+	return nil, fmt.Errorf("lock attempt: %w", err)
+}
+
+// Alive reports whether an attempt has a runner. It looks at nothing but the
+// lock.
+func Alive(dir string) (bool, error) {
+	f, err := os.Open(lockPath(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("probe attempt: %w", err)
+	}
+	defer f.Close()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	switch {
+	case err == nil:
+		return false, nil
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return true, nil
+	default:
+		return false, fmt.Errorf("probe attempt: %w", err)
+	}
+}

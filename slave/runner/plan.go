@@ -1,0 +1,155 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// planVersion is the version of plan.json and of the records.
+const planVersion = 1
+
+// Errors.
+var (
+	// ErrNewer: a file was written by a newer version of holdfast.
+	ErrNewer = errors.New("written by a newer version of holdfast")
+	// ErrAlive: the attempt has a runner.
+	ErrAlive = errors.New("the attempt has a runner")
+	// ErrEnded: the attempt has ended; it is not run again.
+	ErrEnded = errors.New("the attempt has ended")
+	// ErrStarted: the step was started before.
+	ErrStarted = errors.New("the step was started before")
+	// ErrDamaged: a file cannot be understood.
+	ErrDamaged = errors.New("file is damaged")
+)
+
+// Plan is all a runner needs to know.
+type Plan struct {
+	Version   int        `json:"version"` // set by Prepare
+	Build     string     `json:"build"`
+	BuildName string     `json:"build_name"`
+	Attempt   string     `json:"attempt"`
+	Steps     []PlanStep `json:"steps"`
+	// Workspace is where steps run; it exists.
+	Workspace string `json:"workspace"`
+	// Env is what all steps get; the runner adds HOLDFAST_STEP,
+	// HOLDFAST_STEP_NAME and HOLDFAST_STEP_NUMBER and the step's own.
+	Env []string `json:"env"`
+	// WakeFIFO is the agent's, see Wake; empty: nobody is to be woken.
+	WakeFIFO string `json:"wake_fifo,omitempty"`
+	// SpoolQuota bounds the log bytes of this attempt on disk; 0: no bound.
+	SpoolQuota int64 `json:"spool_quota,omitempty"`
+	// MinFree is what the file system keeps free, in bytes.
+	MinFree int64 `json:"min_free,omitempty"`
+	// NoSync leaves out every fsync. Only for simulations.
+	NoSync bool `json:"no_sync,omitempty"`
+}
+
+// PlanStep is one command. Exactly one of Run and Command is set.
+type PlanStep struct {
+	ID      string            `json:"id"`
+	Name    string            `json:"name"`
+	Run     string            `json:"run,omitempty"`
+	Command []string          `json:"command,omitempty"`
+	Dir     string            `json:"dir,omitempty"` // relative to the workspace
+	Env     map[string]string `json:"env,omitempty"`
+	Timeout time.Duration     `json:"timeout_ns,omitempty"` // 0: no limit
+	Silence time.Duration     `json:"silence_ns,omitempty"` // 0: no limit
+	Grace   time.Duration     `json:"grace_ns"`             // between TERM and KILL
+	// RetryExitCodes are the exit codes that are transient failures.
+	RetryExitCodes []int `json:"retry_exit_codes,omitempty"`
+}
+
+// Names of files in an attempt's directory.
+func stepDir(dir string, number int) string {
+	return filepath.Join(dir, "steps", fmt.Sprintf("%04d", number))
+}
+func planPath(dir string) string   { return filepath.Join(dir, "plan.json") }
+func lockPath(dir string) string   { return filepath.Join(dir, "lock") }
+func stopPath(dir string) string   { return filepath.Join(dir, "stop.json") }
+func ctlPath(dir string) string    { return filepath.Join(dir, "ctl") }
+func endPath(dir string) string    { return filepath.Join(dir, "end.json") }
+func runnerPath(dir string) string { return filepath.Join(dir, "runner.json") }
+func logPath(dir string) string    { return filepath.Join(dir, "runner.log") }
+
+func startedPath(dir string, number int) string {
+	return filepath.Join(stepDir(dir, number), "started")
+}
+func pidPath(dir string, number int) string  { return filepath.Join(stepDir(dir, number), "pid.json") }
+func exitPath(dir string, number int) string { return filepath.Join(stepDir(dir, number), "exit.json") }
+
+// LogDir is the spool directory of a step, numbered from 1.
+func LogDir(dir string, number int) string { return filepath.Join(stepDir(dir, number), "log") }
+
+// Prepare lays out an attempt's directory. It may be repeated until Launch has
+// succeeded. The directory is durable when it returns.
+//
+// If we crash in the middle, the next Prepare finishes the work: plan.json is
+// the last to appear.
+func Prepare(dir string, p Plan) error {
+	if len(p.Steps) == 0 {
+		return errors.New("prepare attempt: a plan without steps")
+	}
+	for i := range p.Steps {
+		if err := os.MkdirAll(stepDir(dir, i+1), 0o755); err != nil {
+			return fmt.Errorf("prepare attempt: %w", err)
+		}
+	}
+	if err := unix.Mkfifo(ctlPath(dir), 0o600); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("prepare attempt: make %s: %w", ctlPath(dir), err)
+	}
+	lock, err := os.OpenFile(lockPath(dir), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("prepare attempt: %w", err)
+	}
+	if err := lock.Close(); err != nil {
+		return fmt.Errorf("prepare attempt: %w", err)
+	}
+	if !p.NoSync {
+		for _, d := range []string{filepath.Join(dir, "steps"), filepath.Dir(dir)} {
+			if err := syncDir(d); err != nil {
+				return fmt.Errorf("prepare attempt: %w", err)
+			}
+		}
+	}
+	p.Version = planVersion
+	if err := writeJSON(planPath(dir), p, p.NoSync); err != nil {
+		return fmt.Errorf("prepare attempt: %w", err)
+	}
+	return nil
+}
+
+// ReadPlan reads plan.json.
+func ReadPlan(dir string) (Plan, error) {
+	var p Plan
+	found, err := readJSON(planPath(dir), &p)
+	if err != nil {
+		return Plan{}, err
+	}
+	if !found {
+		return Plan{}, fmt.Errorf("%s: %w", planPath(dir), os.ErrNotExist)
+	}
+	return p, nil
+}
+
+// stepEnv is the environment of one step; later entries win.
+func (p *Plan) stepEnv(number int) []string {
+	s := &p.Steps[number-1]
+	env := append([]string(nil), p.Env...)
+	for k, v := range s.Env {
+		env = append(env, k+"="+v)
+	}
+	return append(env,
+		markEnv+"="+s.ID,
+		"HOLDFAST_STEP_NAME="+s.Name,
+		"HOLDFAST_STEP_NUMBER="+strconv.Itoa(number))
+}
+
+// markEnv marks every process of a step, so that what a dead runner left
+// behind can be found.
+const markEnv = "HOLDFAST_STEP"

@@ -1,0 +1,266 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"holdfast/retry"
+	"holdfast/slave/spool"
+)
+
+const (
+	// Exit codes of a command that could not be executed, as a shell has them.
+	exitNotExecutable = 126
+	exitNotFound      = 127
+	// sweepPatience is how long the children of a command that has ended may
+	// take to end by themselves, sweepGrace how long they have after TERM.
+	sweepPatience = 100 * time.Millisecond
+	sweepGrace    = 2 * time.Second
+)
+
+// runStep runs one step to its end. errNoRoom: nothing was started. Any other
+// error leaves the step without an end.
+func (r *runner) runStep(number int) (Exit, error) {
+	plan := &r.plan.Steps[number-1]
+	// Room for the last words first: a step whose end cannot be recorded must
+	// not begin.
+	if err := reserveRecords(r.dir, number); err != nil {
+		if isFull(err) {
+			return Exit{}, fmt.Errorf("%w: %w", errNoRoom, err)
+		}
+		return Exit{}, err
+	}
+	started := time.Now()
+	if err := WriteStarted(r.dir, number, Started{Step: plan.ID, StartedUS: started.UnixMicro()}, r.plan.NoSync); err != nil {
+		if !isFull(err) {
+			return Exit{}, err
+		}
+		// The file may exist, torn: the step counts as started for ever. It did
+		// not run, and that is what its end says.
+		return r.unstarted(number, started, retry.DiskFull, err.Error()), nil
+	}
+	log, err := spool.NewWriter(spool.Config{
+		Dir: LogDir(r.dir, number), Quota: r.plan.SpoolQuota, Usage: r.spoolUsage, MinFree: r.plan.MinFree, NoSync: r.plan.NoSync,
+	})
+	if err != nil {
+		if isFull(err) {
+			return r.unstarted(number, started, retry.DiskFull, err.Error()), nil
+		}
+		return Exit{}, err
+	}
+	defer log.Close()
+	clock := newClock()
+	exit, err := r.execute(number, log, clock)
+	if err != nil {
+		return Exit{}, err
+	}
+	// If we crash before the spool is synced there is no exit record: what a
+	// record says about the log is always on disk.
+	if err := r.insist("sync the log", log.Sync); err != nil {
+		return Exit{}, err
+	}
+	all, blocked := clock.total()
+	exit.Step = plan.ID
+	exit.StartedUS = started.UnixMicro()
+	exit.FinishedUS = started.Add(all).UnixMicro() // by the monotonic clock
+	exit.DurationUS, exit.BlockedUS = all.Microseconds(), blocked.Microseconds()
+	exit.LogBytes, exit.LogCRC = log.Size(), log.CRC()
+	return exit, nil
+}
+
+// unstarted is the exit record of a step whose command never ran.
+func (r *runner) unstarted(number int, started time.Time, cause retry.Cause, detail string) Exit {
+	us := started.UnixMicro()
+	return Exit{
+		Step: r.plan.Steps[number-1].ID, State: StateFailed, Cause: cause, Detail: cut(detail, maxDetail),
+		StartedUS: us, FinishedUS: us,
+	}
+}
+
+// spoolUsage is what all logs of the attempt occupy: the quota is theirs
+// together.
+func (r *runner) spoolUsage() (int64, error) {
+	var sum int64
+	for i := range r.plan.Steps {
+		n, err := spool.Usage(LogDir(r.dir, i+1))
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
+// execute starts the command and returns when nothing of it is left and all
+// its output is in the spool.
+func (r *runner) execute(number int, log *spool.Writer, clock *clock) (Exit, error) {
+	var readers, writers [2]*os.File
+	for i := range readers {
+		var err error
+		if readers[i], writers[i], err = os.Pipe(); err != nil {
+			return Exit{State: StateFailed, Cause: retry.CouldNotStart, Detail: err.Error()}, nil
+		}
+		defer readers[i].Close()
+		defer writers[i].Close()
+	}
+	pid, err := r.fork(number, writers)
+	for _, w := range writers {
+		w.Close() // ours: the end of the step's is the end of file
+	}
+	if err != nil {
+		return startFailure(err), nil
+	}
+	r.notePID(number, pid)
+	r.waker.now()
+
+	p := &pumps{
+		clock: clock, space: r.ctl.C, wrote: r.waker.soon, spool: log,
+		full: func(full bool) { r.log.Info("spool", "full", full, "step", number) },
+	}
+	// The supervisor needs the pokes too: it hands on those for space.
+	space := make(chan struct{}, 1)
+	p.space = space
+	p.run(0, spool.Stdout, readers[0])
+	p.run(1, spool.Stderr, readers[1])
+	s := &supervisor{runner: r, step: &r.plan.Steps[number-1], pid: pid, clock: clock, space: space}
+	exit := s.watch(p, readers)
+	if err := p.wait(); err != nil {
+		return Exit{}, err // the log is not whole: no end may be recorded
+	}
+	return exit, nil
+}
+
+// fork starts the command in a process group of its own.
+func (r *runner) fork(number int, out [2]*os.File) (pid int, err error) {
+	step := &r.plan.Steps[number-1]
+	dir := filepath.Join(r.plan.Workspace, filepath.FromSlash(step.Dir))
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return 0, &commandError{code: exitNotFound, detail: fmt.Sprintf("no directory %s in the workspace", step.Dir)}
+	}
+	env := r.plan.stepEnv(number)
+	argv := step.Command
+	if step.Run != "" {
+		argv = []string{"/bin/sh", "-c", step.Run}
+	}
+	path, err := lookPath(argv[0], dir, env)
+	if err != nil {
+		return 0, err
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return 0, err
+	}
+	defer null.Close()
+	return syscall.ForkExec(path, argv, &syscall.ProcAttr{
+		Dir:   dir,
+		Env:   lastWins(env),
+		Files: []uintptr{null.Fd(), out[0].Fd(), out[1].Fd()},
+		Sys:   &syscall.SysProcAttr{Setpgid: true},
+	})
+}
+
+// commandError: the step's own command is at fault, not this machine.
+type commandError struct {
+	code   int
+	detail string
+}
+
+func (e *commandError) Error() string { return e.detail }
+
+// lookPath finds an executable as the step's shell would: in the PATH of env,
+// relative names with a slash from dir.
+func lookPath(name, dir string, env []string) (string, error) {
+	executable := func(path string) error {
+		info, err := os.Stat(path)
+		switch {
+		case err != nil:
+			return err
+		case info.IsDir() || info.Mode()&0o111 == 0:
+			return fs.ErrPermission
+		}
+		return nil
+	}
+	var candidates []string
+	if strings.Contains(name, "/") {
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(dir, name)
+		}
+		candidates = []string{name}
+	} else {
+		for _, d := range filepath.SplitList(lookupEnv(env, "PATH")) {
+			if !filepath.IsAbs(d) {
+				d = filepath.Join(dir, d)
+			}
+			candidates = append(candidates, filepath.Join(d, name))
+		}
+	}
+	code := exitNotFound
+	for _, path := range candidates {
+		err := executable(path)
+		if err == nil {
+			return path, nil
+		}
+		if errors.Is(err, fs.ErrPermission) {
+			code = exitNotExecutable
+		}
+	}
+	if code == exitNotExecutable {
+		return "", &commandError{code, fmt.Sprintf("%s: cannot be executed", name)}
+	}
+	return "", &commandError{code, fmt.Sprintf("%s: command not found", name)}
+}
+
+// startFailure tells a command that cannot be executed, which is the build's
+// fault, from a machine that cannot start anything.
+func startFailure(err error) Exit {
+	code, detail := exitNotExecutable, err.Error()
+	var own *commandError
+	switch {
+	case errors.As(err, &own):
+		code = own.code
+	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.EMFILE),
+		errors.Is(err, syscall.ENFILE):
+		return Exit{State: StateFailed, Cause: retry.CouldNotStart, Detail: cut(detail, maxDetail)}
+	}
+	return Exit{State: StateFailed, ExitCode: &code, Cause: retry.CommandFailed, Detail: cut(detail, maxDetail)}
+}
+
+// notePID writes pid.json, for people and tests.
+func (r *runner) notePID(number, pid int) {
+	who := struct {
+		Version int `json:"version"`
+		PID     int `json:"pid"`
+	}{planVersion, pid}
+	if err := writeJSON(pidPath(r.dir, number), who, true); err != nil {
+		r.log.Warn("write pid.json", "err", err)
+	}
+}
+
+func lookupEnv(env []string, name string) string {
+	for i := len(env) - 1; i >= 0; i-- {
+		if v, ok := strings.CutPrefix(env[i], name+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// lastWins removes all but the last entry of each name.
+func lastWins(env []string) []string {
+	seen := make(map[string]bool, len(env))
+	out := make([]string, 0, len(env))
+	for i := len(env) - 1; i >= 0; i-- {
+		name, _, _ := strings.Cut(env[i], "=")
+		if !seen[name] {
+			seen[name] = true
+			out = append(out, env[i])
+		}
+	}
+	return out
+}
