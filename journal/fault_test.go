@@ -1,0 +1,125 @@
+package journal_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"holdfast/journal"
+	"holdfast/journal/journaltest"
+)
+
+// TestFaults: each call that can fail fails once, as *failed* and as *failed but done*, in a life that creates,
+// appends, drains, compacts and closes. What was answered with success is there after a restart, what was not is there
+// whole or not at all, and a journal whose disk failed acknowledges nothing more.
+func TestFaults(t *testing.T) {
+	for _, op := range []string{"commit", "allocate", "sync", "syncDir", "rename", "remove"} {
+		for kind, fault := range map[string]journal.Fault{"failed": journal.FaultFailed, "done": journal.FaultFailedButDone} {
+			for _, cause := range []syscall.Errno{syscall.EIO, syscall.ENOSPC} {
+				t.Run(fmt.Sprintf("%s/%s/%v", op, kind, cause), func(t *testing.T) {
+					t.Parallel()
+					n := 1
+					for ; faultAt(t, op, n, fault, cause); n++ {
+					}
+					t.Logf("%d calls", n-1)
+					if n == 1 {
+						t.Error("never called")
+					}
+				})
+			}
+		}
+	}
+}
+
+// faultAt lets the n-th call of op fail and returns false if there was none.
+func faultAt(t *testing.T, op string, n int, fault journal.Fault, cause error) (met bool) {
+	t.Helper()
+	cfg := scenarioConfig(filepath.Join(fastTempDir(t), "journal.db"))
+	calls := 0
+	decide := func(name string) journal.Fault {
+		if name != op {
+			return journal.FaultNone
+		}
+		if calls++; calls != n {
+			return journal.FaultNone
+		}
+		met = true
+		return fault
+	}
+	acked := liveScenario(t, cfg, cause, decide)
+	checkScenario(t, cfg.Path, n, acked)
+	return met
+}
+
+func liveScenario(t *testing.T, cfg journal.Config, cause error, decide func(string) journal.Fault) (acked int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	j, _, err := journal.OpenWithFaults(ctx, cfg, cause, decide)
+	if err != nil {
+		return 0
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- j.Run(ctx) }()
+	for step := 1; scenario(step) != nil; step++ {
+		err := j.Append(ctx, scenario(step)...)
+		if errors.Is(err, journal.ErrFull) {
+			err = j.Append(ctx, scenario(step)...) // the fault was for once
+		}
+		if err != nil {
+			if !errors.Is(err, journal.ErrFatal) {
+				t.Errorf("step %d: %v, want ErrFatal", step, err)
+			}
+			again := journal.Write{Stream: "again", Puts: map[string][]byte{"k": {}}}
+			if err := j.Append(ctx, again); !errors.Is(err, journal.ErrFatal) {
+				t.Errorf("append after a fatal error: %v", err)
+			}
+			if err := <-ended; !errors.Is(err, journal.ErrFatal) {
+				t.Errorf("run: %v", err)
+			}
+			return acked
+		}
+		acked++
+	}
+	cancel()
+	<-ended
+	return acked
+}
+
+// TestUnknownOutcome: the caller's context ends while its append waits; the append still happens, whole.
+func TestUnknownOutcome(t *testing.T) {
+	cfg := journal.Config{Path: filepath.Join(t.TempDir(), "journal.db"), Logger: slog.New(slog.DiscardHandler)}
+	j, _, err := journal.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	why := errors.New("lost patience")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	answer := make(chan error)
+	w := journal.Write{Stream: "s", Entries: []journal.Entry{{First: 1, Last: 1}}}
+	go func() { answer <- j.Append(ctx, w) }() // nobody runs the journal yet
+	waitFor(t, func() bool { return j.Waiting() == 1 })
+	cancel(why)
+	if err := <-answer; !errors.Is(err, journal.ErrUnknown) || !errors.Is(err, why) {
+		t.Errorf("append: %v", err)
+	}
+	if err := j.Append(ctx, w); !errors.Is(err, why) || errors.Is(err, journal.ErrUnknown) {
+		t.Errorf("append with a context that had ended: %v", err)
+	}
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	if err := j.Run(stopped); err != nil { // accepted, so answered, also at the very end
+		t.Fatal(err)
+	}
+	if err := j.Append(t.Context(), w); !errors.Is(err, journal.ErrClosed) {
+		t.Errorf("append after the end: %v", err)
+	}
+	k := journaltest.Open(t, cfg)
+	if info, ok, _ := k.Info("s"); !ok || info.Next != 2 {
+		t.Errorf("after restart: %+v", info)
+	}
+}

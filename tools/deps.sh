@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Installs what the tests use besides Go and is missing: on Debian and its
+# children as root; elsewhere it says what to install, and the tests that need
+# it skip, loudly. With CI set nothing may be missing.
+set -euo pipefail
+
+# A sbin directory is not always on the path of a user who can run what is in it.
+PATH=$PATH:/usr/sbin:/sbin
+
+# command, package that has it, what for
+needs='
+gcc         gcc         the race detector
+strace      strace      crashes and disk errors at chosen system calls
+ip          iproute2    networks of their own for end-to-end tests
+nft         nftables    packet loss
+mkfs.ext4   e2fsprogs   small disks to fill
+mount       mount       small disks to fill
+sqlite3     sqlite3     reading the store as other tools do
+'
+
+missing=
+packages=
+while read -r command package use; do
+	[ -n "$command" ] || continue
+	if ! command -v "$command" >/dev/null; then
+		missing+="  $command ($package): $use"$'\n'
+		packages+=" $package"
+	fi
+done <<<"$needs"
+# gcc alone is not enough, and --no-install-recommends leaves the headers out.
+if [ "$(uname -s)" = Linux ] && [ ! -e /usr/include/stdlib.h ]; then
+	missing+="  stdlib.h (libc6-dev): the race detector"$'\n'
+	packages+=" libc6-dev"
+fi
+[ -n "$packages" ] || exit 0
+
+if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+	echo "installing$packages"
+	log=$(mktemp)
+	trap 'rm -f "$log"' EXIT
+	install() {
+		# shellcheck disable=SC2086 # packages is a list
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $packages </dev/null >"$log" 2>&1
+	}
+	if install || { DEBIAN_FRONTEND=noninteractive apt-get update -q </dev/null >>"$log" 2>&1 && install; }; then
+		exit 0
+	fi
+	tail -n 20 "$log"
+fi
+
+printf '%s\n%s' "MISSING, so that some tests will skip and prove nothing here:" "$missing"
+echo "Debian, Ubuntu: apt-get install$packages (make test does it as root)"
+[ -z "${CI:-}" ] || exit 1

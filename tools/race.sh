@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Prints -race if the race detector works here, else says loudly that it does not.
+set -euo pipefail
+
+if command -v "$(go env CC | cut -d' ' -f1)" >/dev/null && echo '#include <stdlib.h>' | $(go env CC) -E - >/dev/null 2>&1; then
+	echo -race
+	exit 0
+fi
+{
+	echo "################################################################"
+	echo "# NO RACE DETECTOR: it needs a C compiler and its headers.     #"
+	echo "# Data races are NOT looked for in this run.                   #"
+	echo "# Debian, Ubuntu: apt-get install gcc libc6-dev                #"
+	echo "################################################################"
+} >&2
+if [ -n "${CI:-}" ]; then
+	echo "CI must have it." >&2
+	exit 1
+fi
