@@ -42,6 +42,9 @@ func (s *Server) Watch(req *holdfastv1.WatchRequest, stream holdfastv1.ControlSe
 			return refusal(err)
 		}
 		for i := range events {
+			if req.GetStopAtNewest() && events[i].N > newest {
+				return nil
+			}
 			since = events[i].N
 			if !selected(req, &events[i]) {
 				continue
@@ -53,6 +56,9 @@ func (s *Server) Watch(req *holdfastv1.WatchRequest, stream holdfastv1.ControlSe
 			if err := stream.Send(&holdfastv1.WatchResponse{Message: &holdfastv1.WatchResponse_Event{Event: m}}); err != nil {
 				return err
 			}
+		}
+		if req.GetStopAtNewest() && since >= newest {
+			return nil
 		}
 		if len(events) == eventPage {
 			continue

@@ -10,7 +10,7 @@ func (e *emitted) emit(events []lifecycle.Event) { e.events = events }
 func (e *emitted) emittedEvents() []lifecycle.Event { return e.events }
 
 // EventsOf returns the events that committed ops have caused, in order, without
-// their numbers. A repeated op that had no effect has caused none.
+// their numbers: hints of what to look at in the store, for those who wait.
 func EventsOf(ops ...Op) []lifecycle.Event {
 	var events []lifecycle.Event
 	for _, op := range ops {

@@ -48,7 +48,6 @@ func Group(ctx context.Context, begin func(context.Context, func(Tx) error) erro
 		for _, i := range owners {
 			refused[i] = true
 			ops[i].reset()
-			ops[i].emit(nil)
 			ops[i].refuse(ErrFenced)
 		}
 	}
@@ -68,14 +67,17 @@ again:
 			continue
 		}
 		op.reset()
-		op.emit(nil)
 		g.current = i
 		before := len(g.events)
 		var need *needBuild
 		switch err := op.apply(ctx, g); {
 		case err == nil:
 			g.collect()
-			op.emit(g.events[before:len(g.events):len(g.events)])
+			// Without events of its own an op keeps those of an earlier try
+			// whose outcome was unknown: whoever is hinted at them must be.
+			if len(g.events) > before {
+				op.emit(g.events[before:len(g.events):len(g.events)])
+			}
 		case errors.Is(err, errUndo):
 			refused[i] = true
 			goto again

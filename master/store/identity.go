@@ -12,6 +12,8 @@ import (
 //	                               the name's session answers   it is away
 //	same instance, same machine
 //	  same boot                    newest session wins          admitted
+//	  lower incarnation, or the
+//	  same of another start        clone: refused               admitted
 //	  another boot                 clone: refused               admitted (rebooted)
 //	same instance, other machine   clone: refused               refused until lost_after
 //	another instance
@@ -42,7 +44,7 @@ func (op *Connect) identify(before, rival *slaveState) *IdentityError {
 		return nil
 	}
 	if rival == nil && op.answers(before) {
-		if before.BootID != op.Slave.BootID || !sameMachine(before, op.Slave) {
+		if before.BootID != op.Slave.BootID || !sameMachine(before, op.Slave) || op.copied(before) {
 			return op.refusal("clone", before, "both use one data directory's identity: give the copy an empty data directory")
 		}
 		return nil // a half-open session of the same agent: the newest wins
@@ -51,6 +53,16 @@ func (op *Connect) identify(before, rival *slaveState) *IdentityError {
 		return op.refusal("other_machine", before, op.takeover(wait))
 	}
 	return nil
+}
+
+// copied reports whether the newcomer cannot be the agent whose session
+// answers, nor its successor: it counts fewer starts, or is another start under
+// the same count.
+func (op *Connect) copied(live *slaveState) bool {
+	if op.Slave.Incarnation != live.Incarnation {
+		return op.Slave.Incarnation < live.Incarnation
+	}
+	return op.StartID != "" && op.LiveStartID != "" && op.StartID != op.LiveStartID
 }
 
 // answers reports whether a slave's session is believed to be alive. This

@@ -55,6 +55,15 @@ type Connect struct {
 	// HeldNext is, for held attempts, the next seq the slave would use; with
 	// it a slave that went back in time is noticed (P-back). May be nil.
 	HeldNext map[lifecycle.AttemptID]lifecycle.Seq
+	// HeldChain is, for attempts in HeldNext, the slave's chain up to next-1;
+	// with it a stream that differs from the store's is noticed before anything
+	// is sent (P-diverged). May be nil.
+	HeldChain map[lifecycle.AttemptID]uint32
+	// StartID is what Hello said, LiveStartID that of the session that
+	// LiveSession speaks of: two agents of one incarnation with different start
+	// ids are clones (P-identity). Either may be empty: not known.
+	StartID     string
+	LiveStartID string
 	// Jitter in [0,1) is for a back-off that a lost journal may cause.
 	Jitter float64
 
@@ -166,13 +175,16 @@ type ApplyAbsent struct {
 }
 
 // RefuseFrame counts a frame that broke the protocol, once per session, since
-// a refusal ends the session; the second session refused at the same seq ends
-// the attempt. The raw bytes are kept (P-refuse).
+// a refusal ends the session; the second session refused at the same place ends
+// the attempt. The place is Seq, or, if Step is set, an offset of that step's
+// log. The raw bytes are kept (P-refuse).
 type RefuseFrame struct {
 	Now     time.Time
 	Session Session
 	Attempt lifecycle.AttemptID
 	Seq     lifecycle.Seq
+	Step    lifecycle.StepID // of a log frame; else empty
+	Offset  int64            // of a log frame
 	Why     string
 	Raw     []byte
 	Jitter  float64

@@ -35,12 +35,16 @@ func (op *ApplyAbsent) apply(_ context.Context, g *group) error {
 			return err
 		}
 	}
-	if err := r.Absent(op.Now, op.Jitter, a.ID, op.Tombstone, op.State, op.Cause, op.LastSeq); err != nil {
+	tombstone := op.Tombstone
+	if a.full.SetAside {
+		tombstone = false // released, whatever it remembers (P-absent)
+	}
+	if err := r.Absent(op.Now, op.Jitter, a.ID, tombstone, op.State, op.Cause, op.LastSeq); err != nil {
 		op.Err = ruleError(err)
 		return errUndo
 	}
 	to, crc := a.Mark, a.Chain
-	if op.Tombstone && op.LastSeq > a.Mark {
+	if tombstone && op.LastSeq > a.Mark {
 		// The updates between are gone; the rule has told people (P-gap).
 		g.frames = append(g.frames, Frame{
 			Attempt: a.ID, First: a.Mark + 1, Last: op.LastSeq, CRCBefore: a.Chain, CRCAfter: op.Chain,
@@ -52,9 +56,13 @@ func (op *ApplyAbsent) apply(_ context.Context, g *group) error {
 	return nil
 }
 
-// refusalLimit is how often a frame is refused at the same seq until its
-// attempt ends (P-refuse).
-const refusalLimit = 2
+// refusalLimit is how often a frame is refused at the same place until its
+// attempt ends (P-refuse). refusalTotal bounds what a slave can have refused at
+// ever new places, which would be a reconnect loop and a way to fill the store.
+const (
+	refusalLimit = 2
+	refusalTotal = 16
+)
 
 func (op *RefuseFrame) keys(k *Keys) {
 	k.Instances = append(k.Instances, op.Session.Instance)
@@ -76,26 +84,38 @@ func (op *RefuseFrame) apply(_ context.Context, g *group) error {
 	if a.full == nil {
 		return &needBuild{a.Build}
 	}
-	g.keepRefused(RefusedFrame{
-		Attempt: a.ID, Seq: op.Seq, Epoch: op.Session.Epoch, Why: op.Why, At: op.Now, Data: op.Raw,
-	})
-	times := 0
-	for _, f := range g.refusals {
-		if f.Attempt == a.ID && f.Seq == op.Seq {
+	frame := RefusedFrame{
+		Attempt: a.ID, Seq: op.Seq, Step: op.Step, Offset: op.Offset,
+		Epoch: op.Session.Epoch, Why: op.Why, At: op.Now, Data: op.Raw,
+	}
+	if !a.full.SetAside {
+		g.keepRefused(frame) // one that was set aside has evidence enough
+	}
+	times, total := 0, 0
+	for i := range g.refusals {
+		f := &g.refusals[i]
+		if f.Attempt == a.ID {
+			total++
+		}
+		if f.samePlace(&frame) {
 			times++
 		}
 	}
 	r := g.record(a.Build)
-	if a.full.RefusedSeq != op.Seq || a.full.Refused != times {
+	if !a.full.SetAside && (a.full.RefusedSeq != op.Seq || a.full.Refused != times) {
 		a.full.RefusedSeq, a.full.Refused = op.Seq, times
 		r.attempts[a.ID] = r.attempts[a.ID]
 	}
 	g.moveMark(a, op.Session, a.Mark, a.Chain)
-	if times < refusalLimit {
+	if times < refusalLimit && total < refusalTotal && !a.full.SetAside {
 		return nil
 	}
 	op.Ended = true
-	if err := r.EndRefused(op.Now, op.Jitter, a.ID, retry.StreamRefused, fmt.Sprintf("frame at seq %d: %s", op.Seq, op.Why)); err != nil {
+	place := fmt.Sprintf("frame at seq %d", op.Seq)
+	if op.Step != "" {
+		place = fmt.Sprintf("log of step %s at offset %d", op.Step, op.Offset)
+	}
+	if err := r.EndRefused(op.Now, op.Jitter, a.ID, retry.StreamRefused, place+": "+op.Why); err != nil {
 		return ruleFailure(err)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"holdfast/master/lifecycle"
+	"holdfast/retry"
 )
 
 // Topics of events about slaves.
@@ -153,6 +154,12 @@ func (op *Connect) reconcile(g *group, journalLost bool) error {
 		}
 		if next, told := op.HeldNext[a.ID]; told && a.Mark >= next && next > 0 {
 			r.Back(op.Now, a.ID, next)
+		} else if crc, told := op.HeldChain[a.ID]; told && next == a.Mark+1 && crc != a.Chain {
+			// Both know the chain up to the mark, and it differs (P-diverged).
+			if err := r.EndRefused(op.Now, op.Jitter, a.ID, retry.Diverged, "the slave's stream differs from what the store has"); err != nil {
+				return ruleFailure(err)
+			}
+			continue
 		}
 		if err := r.Return(op.Now, a.ID); err != nil {
 			return ruleFailure(err)

@@ -187,10 +187,15 @@ func (g *group) endRefused(now time.Time, jitter float64, s Session, a *attemptS
 	return nil
 }
 
-// keepRefused keeps the bytes of a refused frame, once per session and seq.
+// samePlace reports whether two frames were refused at the same place.
+func (f *RefusedFrame) samePlace(o *RefusedFrame) bool {
+	return f.Attempt == o.Attempt && f.Seq == o.Seq && f.Step == o.Step && f.Offset == o.Offset
+}
+
+// keepRefused keeps the bytes of a refused frame, once per session and place.
 func (g *group) keepRefused(f RefusedFrame) {
-	for _, old := range g.refusals {
-		if old.Attempt == f.Attempt && old.Seq == f.Seq && old.Epoch == f.Epoch {
+	for i := range g.refusals {
+		if old := &g.refusals[i]; old.samePlace(&f) && old.Epoch == f.Epoch {
 			return
 		}
 	}

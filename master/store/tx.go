@@ -188,10 +188,13 @@ type LogGapWrite struct {
 	Received time.Time
 }
 
-// RefusedFrame is a frame that broke the protocol, kept as evidence.
+// RefusedFrame is a frame that broke the protocol, kept as evidence. Its place
+// is Seq, or Step and Offset of a log frame.
 type RefusedFrame struct {
 	Attempt lifecycle.AttemptID
 	Seq     lifecycle.Seq
+	Step    lifecycle.StepID
+	Offset  int64
 	Epoch   lifecycle.Epoch
 	Why     string
 	At      time.Time

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,7 +18,6 @@ const suffix = ".seg"
 type segment struct {
 	path string
 	base int64 // raw offset of its first byte
-	size int64 // of the file
 }
 
 func segmentPath(dir string, base int64) string {
@@ -26,38 +26,31 @@ func segmentPath(dir string, base int64) string {
 
 // segments lists the files of a log in order; none if dir does not exist.
 func segments(dir string) ([]segment, error) {
-	entries, err := os.ReadDir(dir)
+	d, err := os.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
 	var list []segment
-	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), suffix)
+	for _, full := range names {
+		name, ok := strings.CutSuffix(full, suffix)
 		if !ok || len(name) != 20 {
 			continue
 		}
 		base, err := strconv.ParseInt(name, 10, 64)
-		if err != nil {
+		if err != nil || base < 0 {
 			continue
 		}
-		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // trimmed meanwhile
-		}
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, segment{path: filepath.Join(dir, e.Name()), base: base, size: info.Size()})
+		list = append(list, segment{path: filepath.Join(dir, full), base: base})
 	}
-	slices.SortFunc(list, func(a, b segment) int {
-		if a.base < b.base {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(list, func(a, b segment) int { return cmp.Compare(a.base, b.base) })
 	return list, nil
 }
 
@@ -69,23 +62,16 @@ func Usage(dir string) (int64, error) {
 	}
 	var sum int64
 	for _, s := range list {
-		sum += s.size
+		info, err := os.Lstat(s.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // trimmed meanwhile
+		}
+		if err != nil {
+			return 0, fmt.Errorf("spool usage: %w", err)
+		}
+		sum += info.Size()
 	}
 	return sum, nil
-}
-
-// Range returns the raw offsets that a log holds: first up to, not with, next.
-// A torn tail is left out. Both are 0 when there is no log yet.
-func Range(dir string) (first, next int64, err error) {
-	list, err := segments(dir)
-	if err != nil || len(list) == 0 {
-		return 0, 0, err
-	}
-	end, _, err := walk(list[len(list)-1])
-	if err != nil && !errors.Is(err, ErrTorn) {
-		return 0, 0, err
-	}
-	return list[0].base, end, nil
 }
 
 // Trim deletes the segments of which every byte is below acked. The newest one
@@ -105,65 +91,19 @@ func Trim(dir string, acked int64) error {
 	return nil
 }
 
-// Summary is what a whole log amounts to.
-type Summary struct {
-	First int64  // raw offset of the first byte still here
-	Size  int64  // of the log, trimmed bytes included
-	CRC   uint32 // CRC-32C of all raw bytes up to Size, trimmed ones included
-	Torn  bool   // there is more on disk, but damaged
-}
+// looks bounds how often a look at a log is repeated because files of it were
+// trimmed under our hands; each time something was ACKed.
+const looks = 100
 
-// Scan verifies a log that nobody writes any more. With no segments it is
-// empty.
-func Scan(dir string) (Summary, error) {
-	list, err := segments(dir)
-	if err != nil || len(list) == 0 {
-		return Summary{}, err
-	}
-	s := Summary{First: list[0].base, Size: list[0].base}
-	for i, seg := range list {
-		if i > 0 && seg.base != s.Size {
-			s.Torn = true
-			break
-		}
-		end, crc, err := walk(seg)
-		if err != nil && !errors.Is(err, ErrTorn) {
-			return Summary{}, err
-		}
-		if end > s.Size || i == 0 || !errors.Is(err, ErrTorn) {
-			s.Size, s.CRC = end, crc
-		}
+// steady repeats look while it misses files of the list it was given.
+func steady(dir string, look func(list []segment) error) error {
+	for try := 1; ; try++ {
+		list, err := segments(dir)
 		if err != nil {
-			s.Torn = true
-			break
+			return fmt.Errorf("read spool: %w", err)
+		}
+		if err = look(list); err == nil || !errors.Is(err, fs.ErrNotExist) || try == looks {
+			return err
 		}
 	}
-	return s, nil
-}
-
-// walk verifies one segment; it returns where its good bytes end and the
-// CRC-32C of the log up to there. ErrTorn: there is more in the file.
-func walk(seg segment) (end int64, crc uint32, err error) {
-	data, err := os.ReadFile(seg.path)
-	if err != nil {
-		return seg.base, 0, err
-	}
-	h, err := decodeHeader(data)
-	if err != nil {
-		return seg.base, 0, err
-	}
-	if h.base != seg.base {
-		return seg.base, 0, fmt.Errorf("segment %s starts at %d: %w", seg.path, h.base, ErrTorn)
-	}
-	end, crc, data = h.base, h.prefix, data[headerSize:]
-	for len(data) > 0 {
-		r, size, err := decodeRecord(data, end)
-		if err != nil {
-			return end, crc, err
-		}
-		crc = crcUpdate(crc, r.data)
-		end += int64(len(r.data))
-		data = data[size:]
-	}
-	return end, crc, nil
 }

@@ -2,16 +2,16 @@ package spool
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"time"
 )
 
 const (
 	magic        = "HFSP"
 	version      = 1
-	headerSize   = 32
+	headerSize   = 32 // of every version; the crc is its last four bytes
 	recordHeader = 28
 	// MaxRecord is the most data one record holds, in bytes.
 	MaxRecord = 64 << 10
@@ -27,19 +27,6 @@ const (
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// Errors. All but ErrFull are about what is on disk.
-var (
-	// ErrFull: quota or disk is full. Nothing was written; try again later.
-	ErrFull = errors.New("spool is full")
-	// ErrTorn: the bytes at this place are damaged or were never completed. A
-	// live writer may still complete them.
-	ErrTorn = errors.New("spool is torn")
-	// ErrNewer: written by a newer version of holdfast.
-	ErrNewer = errors.New("spool was written by a newer version of holdfast")
-	// ErrTrimmed: the bytes were ACKed and deleted.
-	ErrTrimmed = errors.New("spool was trimmed beyond this offset")
-)
 
 // header is the first bytes of a segment.
 type header struct {
@@ -70,6 +57,9 @@ func decodeHeader(b []byte) (header, error) {
 	}
 	if v := binary.LittleEndian.Uint16(b[4:]); v > version {
 		return header{}, fmt.Errorf("segment version %d: %w", v, ErrNewer)
+	}
+	if n := binary.LittleEndian.Uint16(b[6:]); n != headerSize {
+		return header{}, fmt.Errorf("segment header says that it has %d bytes: %w", n, ErrTorn)
 	}
 	h := header{
 		base:   int64(binary.LittleEndian.Uint64(b[8:])),
@@ -131,4 +121,20 @@ func decodeRecord(b []byte, offset int64) (record, int, error) {
 		return record{}, 0, fmt.Errorf("record at offset %d says %d: %w", offset, r.offset, ErrTorn)
 	}
 	return r, size, nil
+}
+
+// findRecord returns the place of the first whole record in data that ends
+// behind raw offset from, whatever lies before it.
+func findRecord(data []byte, from int64) (at int, offset int64, ok bool) {
+	for ; at+recordHeader <= len(data); at++ {
+		length := int64(binary.LittleEndian.Uint32(data[at:]))
+		offset = int64(binary.LittleEndian.Uint64(data[at+8:]))
+		if length == 0 || length > MaxRecord || offset < 0 || offset > math.MaxInt64-length || offset+length <= from {
+			continue // cheap, before the CRC
+		}
+		if _, _, err := decodeRecord(data[at:], offset); err == nil {
+			return at, offset, true
+		}
+	}
+	return 0, 0, false
 }

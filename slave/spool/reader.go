@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -29,11 +31,12 @@ type Reader struct {
 	next int64 // raw offset to be returned next
 
 	file *os.File
-	base int64
-	pos  int64 // raw offset of buf[0]'s record
-	buf  []byte
-	read int // bytes of buf that are consumed
-	skip int // data bytes of the record at buf[read] already returned
+	base int64  // of the open segment
+	buf  []byte // as read from the file, from its offset at
+	at   int64
+	read int   // bytes of buf that are consumed
+	pos  int64 // raw offset of the record at buf[read]
+	skip int   // data bytes of that record already returned
 	out  []byte
 }
 
@@ -60,15 +63,16 @@ func (r *Reader) Close() error {
 	return err
 }
 
-// Next returns up to max raw bytes; it does not split what fits. io.EOF: all
-// complete records have been returned, a live writer may add more. ErrTorn:
-// the next bytes are incomplete or damaged; a live writer may be about to
-// complete them, after its end they are lost. Both may be asked again.
+// Next returns up to limit raw bytes, at least 1; it does not split what fits.
+// io.EOF: all complete records have been returned, a live writer may add more.
+// ErrTorn: the next bytes are incomplete or damaged; a live writer may be about
+// to complete them, after its end they are lost: see Skip. ErrTrimmed: they
+// were ACKed and deleted after this reader had begun. All may be asked again.
 func (r *Reader) Next(limit int) (Chunk, error) {
 	c := Chunk{Offset: r.next, Data: r.out[:0]}
 	var err error
-	for len(c.Data) < limit && err == nil {
-		err = r.add(&c, limit)
+	for len(c.Data) < max(limit, 1) && err == nil {
+		err = r.add(&c, max(limit, 1))
 	}
 	r.out = c.Data
 	if len(c.Data) > 0 {
@@ -86,23 +90,9 @@ func (r *Reader) add(c *Chunk, limit int) error {
 	}
 	rec, size, err := decodeRecord(r.buf[r.read:], r.pos)
 	if err != nil {
-		grown, fillErr := r.fill()
-		if fillErr != nil {
-			return fillErr
+		if rec, size, err = r.refill(); err != nil {
+			return r.roll(err)
 		}
-		if grown {
-			return nil
-		}
-		// Nothing more in this file. A segment behind it means that this one is
-		// complete, however it ends.
-		rolled, rollErr := r.roll()
-		if rollErr != nil || rolled {
-			return rollErr
-		}
-		if r.read == len(r.buf) {
-			return io.EOF
-		}
-		return err
 	}
 	data := rec.data
 	if end := rec.offset + int64(len(data)); end <= r.next { // before the start we were given
@@ -146,23 +136,24 @@ func (r *Reader) consume(size, data int) {
 
 // open opens the segment that holds next.
 func (r *Reader) open() error {
-	list, err := segments(r.dir)
-	if err != nil {
-		return fmt.Errorf("read spool: %w", err)
-	}
-	if len(list) == 0 {
-		return io.EOF
-	}
-	if r.next < list[0].base {
-		return fmt.Errorf("read spool at %d: %w", r.next, ErrTrimmed)
-	}
-	at := list[0]
-	for _, s := range list[1:] {
-		if s.base <= r.next {
-			at = s
+	return steady(r.dir, func(list []segment) error {
+		if len(list) == 0 {
+			return io.EOF
 		}
+		if r.next < list[0].base {
+			return fmt.Errorf("read spool at %d: %w", r.next, ErrTrimmed)
+		}
+		return r.openSegment(list[holder(list, r.next)])
+	})
+}
+
+// holder is the index of the segment that holds offset, or that would.
+func holder(list []segment, offset int64) int {
+	at := 0
+	for at+1 < len(list) && list[at+1].base <= offset {
+		at++
 	}
-	return r.openSegment(at)
+	return at
 }
 
 func (r *Reader) openSegment(s segment) error {
@@ -192,55 +183,100 @@ func (r *Reader) openSegment(s segment) error {
 		f.Close()
 		return fmt.Errorf("segment %s starts at %d: %w", s.path, h.base, ErrTorn)
 	}
-	r.file, r.base, r.pos = f, h.base, h.base
-	r.buf, r.read, r.skip = r.buf[:0], 0, 0
+	r.take(f, s, headerSize, h.base)
 	return nil
 }
 
-// fill reads more of the open segment.
-func (r *Reader) fill() (grown bool, err error) {
-	if r.read > 0 {
-		r.buf = r.buf[:copy(r.buf, r.buf[r.read:])]
-		r.read = 0
+// take makes f the open segment; the record at file offset at is next, and
+// begins at raw offset pos.
+func (r *Reader) take(f *os.File, s segment, at, pos int64) {
+	if r.file != nil {
+		r.file.Close()
 	}
-	const want = 2 * (MaxRecord + recordHeader)
-	if cap(r.buf) < want {
-		r.buf = append(make([]byte, 0, want), r.buf...)
-	}
-	if len(r.buf) == cap(r.buf) {
-		return false, nil // a whole record fits: more bytes cannot help
-	}
-	n, err := r.file.Read(r.buf[len(r.buf):cap(r.buf)])
-	r.buf = r.buf[:len(r.buf)+n]
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, fmt.Errorf("read spool: %w", err)
-	}
-	return n > 0, nil
+	r.file, r.base, r.pos = f, s.base, pos
+	r.buf, r.at, r.read, r.skip = r.buf[:0], at, 0, 0
 }
 
-// roll goes on to the segment behind the open one, if there is one. Bytes may
-// have been added between our last read and its creation: they are read first.
-func (r *Reader) roll() (bool, error) {
+// refill reads the record at pos again, and more. What was read of it before
+// may have been taken back and written anew, by a writer whose disk was full.
+func (r *Reader) refill() (record, int, error) {
+	r.at += int64(r.read)
+	r.read = 0
+	if r.buf == nil {
+		r.buf = make([]byte, 0, 2*(MaxRecord+recordHeader))
+	}
+	n, err := r.file.ReadAt(r.buf[:cap(r.buf)], r.at)
+	r.buf = r.buf[:n]
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.buf = r.buf[:0]
+		return record{}, 0, fmt.Errorf("read spool: %w", err)
+	}
+	return decodeRecord(r.buf, r.pos)
+}
+
+// roll goes on to the segment behind the open one, which holds no whole record
+// any more, as cause says. io.EOF: there is none, and nothing is left over here.
+func (r *Reader) roll(cause error) error {
+	if !errors.Is(cause, ErrTorn) {
+		return cause
+	}
 	list, err := segments(r.dir)
 	if err != nil {
-		return false, fmt.Errorf("read spool: %w", err)
+		return fmt.Errorf("read spool: %w", err)
 	}
-	for _, s := range list {
-		if s.base <= r.base {
-			continue
+	next := slices.IndexFunc(list, func(s segment) bool { return s.base > r.base })
+	if next < 0 {
+		if len(r.buf) == 0 {
+			return io.EOF
 		}
-		if grown, err := r.fill(); err != nil || grown {
-			return grown, err
-		}
-		if s.base != r.pos {
-			return false, fmt.Errorf("offset %d: the next segment starts at %d: %w", r.pos, s.base, ErrTorn)
-		}
-		old := r.file
-		if err := r.openSegment(s); err != nil {
-			return false, err // the old one stays open: asked again
-		}
-		old.Close()
-		return true, nil
+		return cause
 	}
-	return false, nil
+	// The open segment is complete, however it ends. Records may have been
+	// added between our last read and the creation of the next: they go first.
+	if _, _, err := r.refill(); err == nil || !errors.Is(err, ErrTorn) {
+		return err
+	}
+	switch s := list[next]; {
+	case s.base == r.pos:
+		err := r.openSegment(s) // after an error the old one stays open: asked again
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // trimmed this instant: look again
+		}
+		return err
+	case next == 0 && s.base > r.pos:
+		return fmt.Errorf("read spool at %d: %w", r.pos, ErrTrimmed)
+	default:
+		return fmt.Errorf("offset %d: the next segment starts at %d: %w", r.pos, s.base, ErrTorn)
+	}
+}
+
+// Skip passes over damaged bytes, after ErrTorn, to the next record that can be
+// read, in a log that nobody writes any more (P-log-state). It returns the
+// offset at which Next goes on; the bytes before it are lost. io.EOF: nothing
+// that can be read follows.
+func (r *Reader) Skip() (int64, error) {
+	err := steady(r.dir, func(list []segment) error {
+		if len(list) == 0 {
+			return io.EOF
+		}
+		for _, s := range list[holder(list, r.next):] {
+			data, err := os.ReadFile(s.path)
+			if err != nil {
+				return fmt.Errorf("read spool: %w", err)
+			}
+			at, offset, ok := findRecord(data, r.next)
+			if !ok {
+				continue
+			}
+			f, err := os.Open(s.path)
+			if err != nil {
+				return fmt.Errorf("read spool: %w", err)
+			}
+			r.take(f, s, int64(at), offset)
+			r.next = max(r.next, offset)
+			return nil
+		}
+		return io.EOF
+	})
+	return r.next, err
 }

@@ -4,74 +4,36 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io/fs"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 )
 
-const (
-	defaultSegment = 1 << 20
-	minSegment     = 4 << 10
-)
-
-// Config configures a Writer.
-type Config struct {
-	// Dir of the log; made if it is not there. Required.
-	Dir string
-	// Quota bounds Usage, in bytes; 0: no bound. At the quota Write waits for
-	// nothing: it returns ErrFull.
-	Quota int64
-	// Usage returns the bytes that count against Quota. Default: those of Dir.
-	Usage func() (int64, error)
-	// MinFree is what the file system keeps free, in bytes; looked at once a
-	// segment. 0: do not look.
-	MinFree int64
-	// SegmentBytes is the size at which a new segment begins. Default: 1 MiB,
-	// less when the quota is small, so that ACKs can free something.
-	SegmentBytes int64
-	// NoSync leaves out every fsync. Only for simulations.
-	NoSync bool
-}
-
-// Writer appends to one log. It belongs to one goroutine.
+// Writer appends to one log. It belongs to one goroutine; only Flush may be
+// called by another one meanwhile.
 type Writer struct {
 	cfg Config
 
+	// Owned by the writing goroutine.
 	file    *os.File
 	base    int64 // of the open segment
 	length  int64 // of the open segment's file, good bytes only
 	torn    bool  // the file may hold bytes beyond length
 	size    int64 // of the log
 	crc     uint32
-	counted int64   // usage as last looked up, plus what was written since
-	unsync  []int64 // bases of closed segments that no Sync has seen
+	counted int64 // usage as last looked up, plus what was written since
 	buf     []byte
-}
 
-// NewWriter begins an empty log. A log that exists already is an error: a step
-// is started once, and so is its log.
-func NewWriter(cfg Config) (*Writer, error) {
-	if cfg.SegmentBytes == 0 {
-		cfg.SegmentBytes = defaultSegment
-		if cfg.Quota > 0 {
-			cfg.SegmentBytes = max(minSegment, min(cfg.SegmentBytes, cfg.Quota/4))
-		}
-	}
-	if cfg.Usage == nil {
-		cfg.Usage = func() (int64, error) { return Usage(cfg.Dir) }
-	}
-	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
-		return nil, fmt.Errorf("spool: %w", err)
-	}
-	list, err := segments(cfg.Dir)
-	if err != nil {
-		return nil, fmt.Errorf("spool: %w", err)
-	}
-	if len(list) > 0 {
-		return nil, fmt.Errorf("spool %s: a log is here already: %w", cfg.Dir, fs.ErrExist)
-	}
-	return &Writer{cfg: cfg, counted: -1}, nil
+	syncing sync.Mutex // held during Sync and Flush, one at a time
+
+	// Guarded by mu, which is never held during I/O.
+	mu      sync.Mutex
+	closed  []int64  // bases of closed segments that no sync has seen
+	open    int64    // base of the open segment, -1: none
+	fresh   bool     // something was written that no sync has seen
+	newDirs []string // directories with new entries that no sync has seen
+	broken  error    // a sync failed: what it left out may never reach the disk
 }
 
 // Size is the number of raw bytes written.
@@ -88,7 +50,7 @@ func (w *Writer) CRC() uint32 { return w.crc }
 // torn and everything before it whole; Write had not returned.
 func (w *Writer) Write(stream Stream, p []byte, at time.Time) (n int, err error) {
 	for len(p) > 0 {
-		data := p[:min(len(p), MaxRecord)]
+		data := p[:min(len(p), w.cfg.maxData())]
 		if err := w.append(record{offset: w.size, at: at, stream: stream, data: data}); err != nil {
 			return n, err
 		}
@@ -121,6 +83,9 @@ func (w *Writer) append(r record) error {
 	w.torn = false
 	w.length += need
 	w.counted += need
+	w.mu.Lock()
+	w.fresh = true
+	w.mu.Unlock()
 	return nil
 }
 
@@ -134,10 +99,40 @@ func (w *Writer) room(need int64) error {
 	if err != nil {
 		return fmt.Errorf("spool usage: %w", err)
 	}
-	if w.counted = used; used+need > w.cfg.Quota {
-		return fmt.Errorf("%d of %d bytes used: %w", used, w.cfg.Quota, ErrFull)
+	if w.counted = used; used+need <= w.cfg.Quota {
+		return nil
 	}
-	return nil
+	if err := w.letGo(); err != nil {
+		return err
+	}
+	return fmt.Errorf("%d of %d bytes used: %w", used, w.cfg.Quota, ErrFull)
+}
+
+// letGo begins a new segment when nothing but the open one is left of the log:
+// Trim never deletes the newest, so no ACK could make room any more.
+func (w *Writer) letGo() error {
+	if w.file == nil || w.length == headerSize {
+		return nil
+	}
+	list, err := segments(w.cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	if len(list) == 0 || list[0].base < w.base {
+		return nil
+	}
+	return w.roll()
+}
+
+// Seal begins an empty segment behind all that was written, so that Trim can
+// delete everything else; a log too small to matter stays as it is. To be
+// called when the log is whole, before Sync. ErrFull: there is no room for it,
+// and no harm done.
+func (w *Writer) Seal() error {
+	if w.file == nil || w.length <= w.cfg.sealAbove() {
+		return nil
+	}
+	return w.roll()
 }
 
 // roll begins a new segment. Its file appears with its header; a process that
@@ -161,19 +156,26 @@ func (w *Writer) roll() error {
 		return w.failed(err)
 	}
 	if _, err := f.Write(header{base: w.size, prefix: w.crc}.encode()); err != nil {
-		f.Close()
-		os.Remove(path)
-		return w.failed(err)
+		// Whoever sees the empty file meanwhile learns nothing from it.
+		return errors.Join(w.failed(err), f.Close(), os.Remove(path))
 	}
-	if w.file != nil {
-		w.unsync = append(w.unsync, w.base)
-		if err := w.file.Close(); err != nil {
-			f.Close()
+	old := w.file
+	w.mu.Lock()
+	if old != nil {
+		w.closed = append(w.closed, w.base)
+	}
+	w.open, w.fresh = w.size, true
+	if len(w.newDirs) == 0 || w.newDirs[len(w.newDirs)-1] != w.cfg.Dir {
+		w.newDirs = append(w.newDirs, w.cfg.Dir)
+	}
+	w.mu.Unlock()
+	w.file, w.base, w.length, w.torn = f, w.size, headerSize, false
+	w.counted += headerSize
+	if old != nil {
+		if err := old.Close(); err != nil {
 			return fmt.Errorf("spool: %w", err)
 		}
 	}
-	w.file, w.base, w.length, w.torn = f, w.size, headerSize, false
-	w.counted += headerSize
 	return nil
 }
 
@@ -200,33 +202,6 @@ func (w *Writer) failed(err error) error {
 	return fmt.Errorf("spool: %w", err)
 }
 
-// Sync makes everything written so far durable. After an error the log must
-// not be reported as durable.
-func (w *Writer) Sync() error {
-	if err := w.mend(); err != nil {
-		return err
-	}
-	if w.cfg.NoSync {
-		w.unsync = nil
-		return nil
-	}
-	for _, base := range w.unsync {
-		if err := syncPath(segmentPath(w.cfg.Dir, base)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("sync spool: %w", err) // not there: ACKed and trimmed
-		}
-	}
-	w.unsync = nil
-	if w.file != nil {
-		if err := w.file.Sync(); err != nil {
-			return fmt.Errorf("sync spool: %w", err)
-		}
-	}
-	if err := syncPath(w.cfg.Dir); err != nil {
-		return fmt.Errorf("sync spool: %w", err)
-	}
-	return nil
-}
-
 // Close closes the open segment. It does not sync.
 func (w *Writer) Close() error {
 	if w.file == nil {
@@ -235,14 +210,6 @@ func (w *Writer) Close() error {
 	err := errors.Join(w.mend(), w.file.Close())
 	w.file = nil
 	return err
-}
-
-func syncPath(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 func crcUpdate(crc uint32, p []byte) uint32 { return crc32.Update(crc, castagnoli, p) }

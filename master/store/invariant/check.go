@@ -102,7 +102,7 @@ type build struct {
 type attempt struct {
 	id, build, state, cause, outcome string
 	number                           int
-	superseded, slot                 bool
+	superseded, slot, reported       bool
 	started, finished                string
 	mark                             int64
 	chain                            uint32
@@ -164,11 +164,11 @@ func (c *checker) loadBuilds() error {
 
 func (c *checker) loadAttempts() error {
 	c.attempts = map[string]*attempt{}
-	return c.each(`SELECT id, build_id, number, state, coalesce(cause, ''), coalesce(outcome, ''), superseded, slot, instance,
+	return c.each(`SELECT id, build_id, number, state, coalesce(cause, ''), coalesce(outcome, ''), superseded, slot, reported, instance,
 		coalesce(started_at, ''), coalesce(finished_at, ''), mark, chain_crc
 		FROM v1_attempts ORDER BY build_id, number`, func(rows *sql.Rows) error {
 		a := &attempt{events: map[string]int{}, nextSeq: 1}
-		if err := rows.Scan(&a.id, &a.build, &a.number, &a.state, &a.cause, &a.outcome, &a.superseded, &a.slot, &a.instance,
+		if err := rows.Scan(&a.id, &a.build, &a.number, &a.state, &a.cause, &a.outcome, &a.superseded, &a.slot, &a.reported, &a.instance,
 			&a.started, &a.finished, &a.mark, &a.chain); err != nil {
 			return err
 		}

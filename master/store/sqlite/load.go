@@ -130,14 +130,22 @@ func (t *tx) loadKept(ctx context.Context, k store.Keys, into *store.Rows) error
 		}
 	}
 	if len(k.Refusals) > 0 {
-		rows, err := t.query(ctx, `SELECT attempt_id, seq, epoch, why, at_us FROM refused_frames WHERE attempt_id`+in, text(k.Refusals))
+		rows, err := t.query(ctx, `SELECT attempt_id, seq, step_id, byte_offset, epoch, why, at_us FROM refused_frames WHERE attempt_id`+in, text(k.Refusals))
 		into.Refusals, err = collect(rows, err, func(r row, f *store.RefusedFrame) error {
-			return r.Scan(&f.Attempt, &f.Seq, &f.Epoch, &f.Why, us{&f.At})
+			return r.Scan(&f.Attempt, &f.Seq, &f.Step, &f.Offset, &f.Epoch, &f.Why, us{&f.At})
 		})
 		return err
 	}
 	return nil
 }
+
+// The three statements of loadRecords.
+const (
+	recordBuilds   = `SELECT ` + buildColumns + ` FROM builds WHERE id` + in
+	recordAttempts = `SELECT ` + attemptColumns + ` FROM attempts a WHERE a.build_id` + in + ` ORDER BY a.build_id, a.number`
+	recordSteps    = `SELECT ` + stepColumns + ` FROM attempts a JOIN steps s ON s.attempt_id = a.id
+		WHERE a.build_id` + in + ` ORDER BY s.attempt_id, s.number`
+)
 
 // loadRecords reads whole builds.
 func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID) ([]*lifecycle.Record, error) {
@@ -145,7 +153,7 @@ func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID) ([]*li
 		return nil, nil
 	}
 	keys := text(ids)
-	rows, err := q.query(ctx, `SELECT `+buildColumns+` FROM builds WHERE id`+in, keys)
+	rows, err := q.query(ctx, recordBuilds, keys)
 	builds, err := collect(rows, err, scanBuild)
 	if err != nil {
 		return nil, err
@@ -157,7 +165,7 @@ func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID) ([]*li
 		byID[builds[i].ID] = records[i]
 	}
 
-	rows, err = q.query(ctx, `SELECT `+attemptColumns+` FROM attempts a WHERE a.build_id`+in+` ORDER BY a.build_id, a.number`, keys)
+	rows, err = q.query(ctx, recordAttempts, keys)
 	attempts, err := collect(rows, err, scanAttempt)
 	if err != nil {
 		return nil, err
@@ -177,8 +185,7 @@ func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID) ([]*li
 		attempt lifecycle.AttemptID
 		step    lifecycle.Step
 	}
-	rows, err = q.query(ctx, `SELECT `+stepColumns+` FROM attempts a JOIN steps s ON s.attempt_id = a.id
-		WHERE a.build_id`+in+` ORDER BY s.attempt_id, s.number`, keys)
+	rows, err = q.query(ctx, recordSteps, keys)
 	steps, err := collect(rows, err, func(r row, s *attemptStep) error { return scanStep(r, &s.attempt, &s.step) })
 	if err != nil {
 		return nil, err

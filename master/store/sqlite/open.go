@@ -35,7 +35,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg, lock: lock, stmts: map[string]*sql.Stmt{}}
+	s := &Store{cfg: cfg, lock: lock, stmts: map[string]*sql.Stmt{}, readStmts: map[string]*sql.Stmt{}}
 	defer func() {
 		if err != nil {
 			s.closeAll()
@@ -54,6 +54,11 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	}
 	s.reader.SetMaxOpenConns(cfg.Readers)
 	s.reader.SetMaxIdleConns(cfg.Readers)
+	for _, query := range snapshotQueries {
+		if _, err := s.readStmt(ctx, query); err != nil {
+			return nil, fmt.Errorf("open store: %w", classify(err))
+		}
+	}
 
 	if err := s.Commit(ctx, &store.EndSessions{Now: cfg.Now(), Why: "the master was started"}); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
@@ -146,6 +151,9 @@ func dsn(path, mode string, pragmas ...string) string {
 func (s *Store) closeAll() error {
 	var errs []error
 	if s.reader != nil {
+		for _, stmt := range s.readStmts {
+			errs = append(errs, stmt.Close())
+		}
 		errs = append(errs, s.reader.Close())
 	}
 	for _, stmt := range s.stmts {

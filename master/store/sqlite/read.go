@@ -18,14 +18,67 @@ func (s *Store) snapshot(ctx context.Context, read func(querier) error) error {
 		return classify(err)
 	}
 	defer btx.Rollback() //nolint:errcheck // nothing was written
-	return classify(read(snapshotTx{btx}))
+	return classify(read(snapshotTx{s, btx}))
 }
 
 // snapshotTx is a querier within a read transaction.
-type snapshotTx struct{ *sql.Tx }
+type snapshotTx struct {
+	s *Store
+	*sql.Tx
+}
 
 func (t snapshotTx) query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return t.QueryContext(ctx, query, args...)
+	stmt, err := t.s.readStmt(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return t.StmtContext(ctx, stmt).QueryContext(ctx, args...)
+}
+
+// snapshotQueries are all that run within a snapshot. They are prepared at
+// Open: to prepare takes a connection of the pool, and a snapshot that holds
+// one must not wait for another.
+var snapshotQueries = []string{recordBuilds, recordAttempts, recordSteps, heldQuery}
+
+// query runs a prepared query on its own.
+func (s *Store) query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	stmt, err := s.readStmt(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return stmt.QueryContext(ctx, args...)
+}
+
+// readStmt returns the readers' statement for a text, made on first use:
+// planning a query anew costs more than most of them take to run.
+func (s *Store) readStmt(ctx context.Context, query string) (*sql.Stmt, error) {
+	if stmt := s.knownStmt(query, nil); stmt != nil {
+		return stmt, nil
+	}
+	// Not under the lock: this waits for a connection, whose holder may be
+	// waiting for the lock.
+	stmt, err := s.reader.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	known := s.knownStmt(query, stmt)
+	if known != stmt {
+		err = stmt.Close() // somebody else was first
+	}
+	return known, err
+}
+
+// knownStmt returns the statement for a text; if there is none it is fresh.
+func (s *Store) knownStmt(query string, fresh *sql.Stmt) *sql.Stmt {
+	s.readMu.Lock()
+	defer s.readMu.Unlock()
+	if stmt := s.readStmts[query]; stmt != nil {
+		return stmt
+	}
+	if fresh != nil {
+		s.readStmts[query] = fresh
+	}
+	return fresh
 }
 
 // Record returns a build with its attempts and steps.
@@ -56,7 +109,7 @@ func (s *Store) BuildOf(ctx context.Context, id lifecycle.AttemptID) (lifecycle.
 // Builds lists builds, newest first.
 func (s *Store) Builds(ctx context.Context, f store.BuildFilter) ([]lifecycle.Build, error) {
 	query, args := buildsQuery(f)
-	rows, err := s.reader.QueryContext(ctx, query, args...)
+	rows, err := s.query(ctx, query, args...)
 	builds, err := collect(rows, err, scanBuild)
 	return builds, classify(err)
 }
@@ -88,12 +141,13 @@ func buildsQuery(f store.BuildFilter) (string, []any) {
 	return query + ` ORDER BY n DESC LIMIT ?`, append(args, limit)
 }
 
-// queueQuery reads the queue in its order, by the index builds_queue.
-const queueQuery = `SELECT ` + buildColumns + ` FROM builds WHERE state = 'queued' ORDER BY priority DESC, n LIMIT ?`
+// queueQuery reads the queue in its order. Without the hint SQLite sorts all
+// queued builds for each look at the first few.
+const queueQuery = `SELECT ` + buildColumns + ` FROM builds INDEXED BY builds_queue WHERE state = 'queued' ORDER BY priority DESC, n LIMIT ?`
 
 // Queue returns the first queued builds.
 func (s *Store) Queue(ctx context.Context, limit int) ([]lifecycle.Build, error) {
-	rows, err := s.reader.QueryContext(ctx, queueQuery, limit)
+	rows, err := s.query(ctx, queueQuery, limit)
 	builds, err := collect(rows, err, scanBuild)
 	return builds, classify(err)
 }
@@ -101,7 +155,7 @@ func (s *Store) Queue(ctx context.Context, limit int) ([]lifecycle.Build, error)
 // Slaves returns the slaves that hold their names, and those that lost theirs
 // but not their attempts.
 func (s *Store) Slaves(ctx context.Context) ([]store.Slave, error) {
-	rows, err := s.reader.QueryContext(ctx, `SELECT `+slaveColumns+` FROM slaves s
+	rows, err := s.query(ctx, `SELECT `+slaveColumns+` FROM slaves s
 		WHERE s.holds_name = 1 OR EXISTS (SELECT 1 FROM attempts a WHERE a.instance = s.instance AND a.slot = 1)
 		ORDER BY s.name, s.holds_name DESC, s.instance`)
 	slaves, err := collect(rows, err, scanSlave)
@@ -151,13 +205,13 @@ func (s *Store) Wants(ctx context.Context, id lifecycle.InstanceID) ([]store.Wan
 // than attempts, and attempts_live leads to theirs.
 const absenteesQuery = `SELECT a.id, a.build_id, a.state, a.instance, s.name, s.epoch, s.since_us, b.policy
 	FROM slaves s
-	JOIN attempts a ON a.instance = s.instance AND a.state IN ('assigned', 'running')
+	CROSS JOIN attempts a INDEXED BY attempts_live ON a.instance = s.instance AND a.state IN ('assigned', 'running')
 	JOIN builds b ON b.id = a.build_id
 	WHERE s.connected = 0 ORDER BY a.id`
 
 // Absentees returns the live attempts of slaves that are away.
 func (s *Store) Absentees(ctx context.Context) ([]store.Absentee, error) {
-	rows, err := s.reader.QueryContext(ctx, absenteesQuery)
+	rows, err := s.query(ctx, absenteesQuery)
 	list, err := collect(rows, err, func(r row, a *store.Absentee) error {
 		var policy string
 		if err := r.Scan(&a.Attempt, &a.Build, &a.State, &a.Instance, &a.Slave, &a.Epoch, us{&a.AwaySince}, &policy); err != nil {
@@ -174,14 +228,14 @@ func (s *Store) Absentees(ctx context.Context) ([]store.Absentee, error) {
 
 // Events returns numbered events after since.
 func (s *Store) Events(ctx context.Context, since uint64, limit int) ([]lifecycle.Event, error) {
-	rows, err := s.reader.QueryContext(ctx, `SELECT `+eventColumns+` FROM events WHERE n > ? ORDER BY n LIMIT ?`, int64(min(since, 1<<62)), limit)
+	rows, err := s.query(ctx, `SELECT `+eventColumns+` FROM events WHERE n > ? ORDER BY n LIMIT ?`, int64(min(since, 1<<62)), limit)
 	events, err := collect(rows, err, scanEvent)
 	return events, classify(err)
 }
 
 // BuildEvents returns all events of a build.
 func (s *Store) BuildEvents(ctx context.Context, id lifecycle.BuildID) ([]lifecycle.Event, error) {
-	rows, err := s.reader.QueryContext(ctx, `SELECT `+eventColumns+` FROM events WHERE build_id = ? AND n IS NOT NULL ORDER BY n`, string(id))
+	rows, err := s.query(ctx, `SELECT `+eventColumns+` FROM events WHERE build_id = ? AND n IS NOT NULL ORDER BY n`, string(id))
 	events, err := collect(rows, err, scanEvent)
 	return events, classify(err)
 }
@@ -195,7 +249,7 @@ func (s *Store) NewestEvent(ctx context.Context) (uint64, error) {
 
 // Waits returns the wait ledger of a build.
 func (s *Store) Waits(ctx context.Context, id lifecycle.BuildID) ([]store.Wait, error) {
-	rows, err := s.reader.QueryContext(ctx, `SELECT number, cause, from_us, to_us FROM waits WHERE build_id = ? ORDER BY number`, string(id))
+	rows, err := s.query(ctx, `SELECT number, cause, from_us, to_us FROM waits WHERE build_id = ? ORDER BY number`, string(id))
 	waits, err := collect(rows, err, func(r row, w *store.Wait) error {
 		return r.Scan(&w.Number, &w.Cause, us{&w.From}, us{&w.To})
 	})
@@ -211,7 +265,7 @@ const logQuery = `SELECT byte_offset, raw_len, codec, crc, marks, data FROM log_
 
 // Log returns chunks of a step's log.
 func (s *Store) Log(ctx context.Context, step lifecycle.StepID, from int64, maxBytes int) ([]store.LogChunk, error) {
-	rows, err := s.reader.QueryContext(ctx, logQuery, string(step), from)
+	rows, err := s.query(ctx, logQuery, string(step), from)
 	if err != nil {
 		return nil, classify(err)
 	}

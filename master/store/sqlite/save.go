@@ -238,9 +238,9 @@ func (t *tx) saveStreams(ctx context.Context, w *store.Writes) error {
 	}
 	for i := range w.Refused {
 		f := &w.Refused[i]
-		err := t.s.exec(ctx, `INSERT INTO refused_frames (attempt_id, seq, epoch, why, at_us, data) VALUES (?, ?, ?, ?, ?, ?)
+		err := t.s.exec(ctx, `INSERT INTO refused_frames (attempt_id, seq, step_id, byte_offset, epoch, why, at_us, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT DO NOTHING`,
-			string(f.Attempt), int64(f.Seq), int64(f.Epoch), f.Why, micros(f.At), blob(f.Data))
+			string(f.Attempt), int64(f.Seq), string(f.Step), f.Offset, int64(f.Epoch), f.Why, micros(f.At), blob(f.Data))
 		if err != nil {
 			return fmt.Errorf("refused frame of attempt %s: %w", f.Attempt, err)
 		}

@@ -28,6 +28,9 @@ type Store struct {
 	stmts  map[string]*sql.Stmt // of conn, by text
 	failed error                // a fatal failure; nothing is written after it
 	closed bool
+
+	readMu    sync.Mutex
+	readStmts map[string]*sql.Stmt // of reader, by text
 }
 
 // ID returns the store id.

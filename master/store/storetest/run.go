@@ -53,6 +53,7 @@ var cases = []struct {
 	{"Events", testEvents},
 	{"T-shelve", testShelve},
 	{"Reopen", testReopen},
+	{"Poison", testPoison},
 	{"Idempotence", testIdempotence},
 	{"Concurrent", testConcurrent},
 	{"Random", testRandom},

@@ -128,7 +128,7 @@ func (sl *slave) running(build lifecycle.BuildID, steps int) *stream {
 // add journals an update.
 func (st *stream) add(kind lifecycle.UpdateKind) lifecycle.Seq {
 	seq := lifecycle.Seq(len(st.raw)) + 1
-	st.raw = append(st.raw, fmt.Appendf(nil, "%s/%d %T %+v", st.id, seq, kind, kind))
+	st.raw = append(st.raw, fmt.Appendf(nil, "%s/%d %T", st.id, seq, kind))
 	st.updates = append(st.updates, lifecycle.Update{Seq: seq, At: st.slave.r.now, Kind: kind})
 	return seq
 }

@@ -226,8 +226,10 @@ func testAckEpoch(r *rig) {
 	id := r.submit()
 	first := sl.running(id, 1)
 	late := first.slave.session()
+	first.add(lifecycle.StepStarted{Step: first.steps[0], Started: r.now})
+	first.endStep(0, lifecycle.StepSucceeded)
 	first.end(lifecycle.AttemptEnded{State: lifecycle.AttemptSucceeded})
-	end := first.batch(2, 2)
+	end := first.batch(2, 4)
 	end.Session = late
 
 	// The slave is lost, the build goes to another one.
@@ -240,11 +242,11 @@ func testAckEpoch(r *rig) {
 	second := other.running(id, 1)
 
 	// The other attempt's seq 2 under the first one's name, and the reverse.
-	stray := first.batch(2, 2)
+	stray := first.batch(2, 4)
 	stray.Attempt = second.id
 	r.commit(stray)
 	r.want("result for an attempt of another slave", stray.Err, store.ErrFenced)
-	stray = first.batch(2, 2)
+	stray = first.batch(2, 4)
 	stray.Session = other.session()
 	r.commit(stray)
 	r.want("result under another slave's epoch", stray.Err, store.ErrFenced)

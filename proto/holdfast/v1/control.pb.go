@@ -907,7 +907,10 @@ type WatchRequest struct {
 	// Topics are prefixes ("build", "build.shelved"); empty: all.
 	Topics []string `protobuf:"bytes,3,rep,name=topics,proto3" json:"topics,omitempty"`
 	// Build_id narrows to one build; empty: all.
-	BuildId       string `protobuf:"bytes,4,opt,name=build_id,json=buildId,proto3" json:"build_id,omitempty"`
+	BuildId string `protobuf:"bytes,4,opt,name=build_id,json=buildId,proto3" json:"build_id,omitempty"`
+	// Stop_at_newest ends the stream after the events that were there when it
+	// opened.
+	StopAtNewest  bool `protobuf:"varint,5,opt,name=stop_at_newest,json=stopAtNewest,proto3" json:"stop_at_newest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -968,6 +971,13 @@ func (x *WatchRequest) GetBuildId() string {
 		return x.BuildId
 	}
 	return ""
+}
+
+func (x *WatchRequest) GetStopAtNewest() bool {
+	if x != nil {
+		return x.StopAtNewest
+	}
+	return false
 }
 
 type WatchResponse struct {
@@ -2119,12 +2129,13 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\vstep_number\x18\x02 \x01(\rR\n" +
 	"stepNumber\x12\x16\n" +
 	"\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x12\n" +
-	"\x04data\x18\x04 \x01(\fR\x04data\"r\n" +
+	"\x04data\x18\x04 \x01(\fR\x04data\"\x98\x01\n" +
 	"\fWatchRequest\x12\x14\n" +
 	"\x05since\x18\x01 \x01(\x04R\x05since\x12\x19\n" +
 	"\bfrom_now\x18\x02 \x01(\bR\afromNow\x12\x16\n" +
 	"\x06topics\x18\x03 \x03(\tR\x06topics\x12\x19\n" +
-	"\bbuild_id\x18\x04 \x01(\tR\abuildId\"\xab\x02\n" +
+	"\bbuild_id\x18\x04 \x01(\tR\abuildId\x12$\n" +
+	"\x0estop_at_newest\x18\x05 \x01(\bR\fstopAtNewest\"\xab\x02\n" +
 	"\rWatchResponse\x12;\n" +
 	"\x06opened\x18\x01 \x01(\v2!.holdfast.v1.WatchResponse.OpenedH\x00R\x06opened\x12*\n" +
 	"\x05event\x18\x02 \x01(\v2\x12.holdfast.v1.EventH\x00R\x05event\x12;\n" +

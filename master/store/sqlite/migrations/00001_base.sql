@@ -67,7 +67,7 @@ CREATE TABLE attempts (
     chain       BIGINT   NOT NULL, -- chained CRC-32C up to mark
     UNIQUE (build_id, number)
 );
-CREATE INDEX attempts_held ON attempts (instance, build_id) WHERE released = 0;
+CREATE INDEX attempts_held ON attempts (instance, id) WHERE released = 0;
 CREATE INDEX attempts_slot ON attempts (instance) WHERE slot = 1;
 CREATE INDEX attempts_live ON attempts (instance, state) WHERE state IN ('assigned', 'running');
 
@@ -199,13 +199,15 @@ CREATE TABLE requests (
 
 -- Frames that broke the protocol, kept as evidence (P-refuse, P-diverged).
 CREATE TABLE refused_frames (
-    attempt_id TEXT   NOT NULL REFERENCES attempts (id),
-    seq        BIGINT NOT NULL,
-    epoch      BIGINT NOT NULL, -- of the session; it ended with the refusal
-    why        TEXT   NOT NULL,
-    at_us      BIGINT NOT NULL,
-    data       BLOB   NOT NULL,
-    PRIMARY KEY (attempt_id, seq, epoch)
+    attempt_id  TEXT   NOT NULL REFERENCES attempts (id),
+    seq         BIGINT NOT NULL, -- of a status frame
+    step_id     TEXT   NOT NULL, -- of a log frame, as it was told; else empty
+    byte_offset BIGINT NOT NULL, -- of a log frame
+    epoch       BIGINT NOT NULL, -- of the session; it ended with the refusal
+    why         TEXT   NOT NULL,
+    at_us       BIGINT NOT NULL,
+    data        BLOB   NOT NULL,
+    PRIMARY KEY (attempt_id, seq, step_id, byte_offset, epoch)
 );
 
 -- Public views. Columns are only ever added. Times are RFC 3339 text with

@@ -1,0 +1,392 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// slow asks for the outages the documentation talks about.
+var slow = os.Getenv("HOLDFAST_SLOW") != ""
+
+// binary is the holdfast under test, built by TestMain.
+var binary string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "holdfast-e2e-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		binary = filepath.Join(dir, "holdfast")
+		build := exec.Command("go", "build", "-o", binary, "holdfast/cmd/holdfast")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// eventually polls until ok or the deadline; there is no other way to wait for
+// another process.
+func eventually(t testing.TB, limit time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); ; {
+		if ok() {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", limit, what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// daemon is a process of ours that is meant to stay.
+type daemon struct {
+	t    testing.TB
+	name string
+	args []string
+	log  *os.File
+	cmd  *exec.Cmd
+	over chan struct{}
+}
+
+func startDaemon(t testing.TB, name string, args ...string) *daemon {
+	t.Helper()
+	log, err := os.Create(filepath.Join(t.TempDir(), name+".log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{t: t, name: name, args: args, log: log}
+	d.start()
+	t.Cleanup(func() {
+		d.kill()
+		if t.Failed() {
+			out, _ := os.ReadFile(log.Name())
+			if len(out) > 20000 {
+				out = out[len(out)-20000:]
+			}
+			t.Logf("--- log of %s\n%s", name, out)
+		}
+		log.Close()
+	})
+	return d
+}
+
+func (d *daemon) start() {
+	d.t.Helper()
+	d.cmd = exec.Command(binary, d.args...)
+	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := d.cmd.Start(); err != nil {
+		d.t.Fatalf("start %s: %v", d.name, err)
+	}
+	over := make(chan struct{})
+	d.over = over
+	cmd := d.cmd
+	go func() {
+		_ = cmd.Wait()
+		close(over)
+	}()
+}
+
+// kill is kill -9, of this one process.
+func (d *daemon) kill() {
+	_ = d.cmd.Process.Kill()
+	<-d.over
+}
+
+func (d *daemon) signal(sig os.Signal) { _ = d.cmd.Process.Signal(sig) }
+
+func (d *daemon) running() bool {
+	select {
+	case <-d.over:
+		return false
+	default:
+		return true
+	}
+}
+
+// peakRSS is VmHWM in bytes.
+func (d *daemon) peakRSS() int64 {
+	return peakRSS(d.cmd.Process.Pid)
+}
+
+func peakRSS(pid int) int64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kb, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			return kb << 10
+		}
+	}
+	return 0
+}
+
+// farm is a master, and slaves that reach it through a proxy.
+type farm struct {
+	t      testing.TB
+	dir    string
+	master *daemon
+	addr   string // of the master itself
+	http   string
+	link   *proxy
+}
+
+func newFarm(t testing.TB, masterArgs ...string) *farm {
+	t.Helper()
+	f := &farm{t: t, dir: t.TempDir()}
+	addrFile := filepath.Join(f.dir, "addr")
+	args := append([]string{"master", "--data", filepath.Join(f.dir, "master"),
+		"--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--addr-file", addrFile}, masterArgs...)
+	f.master = startDaemon(t, "master", args...)
+	f.readAddr(addrFile)
+	// From now on the same addresses: slaves must find it again.
+	for i, a := range f.master.args {
+		switch a {
+		case "--listen":
+			f.master.args[i+1] = f.addr
+		case "--http":
+			f.master.args[i+1] = f.http
+		}
+	}
+	f.link = newProxy(t, f.addr)
+	return f
+}
+
+func (f *farm) readAddr(path string) {
+	f.t.Helper()
+	eventually(f.t, 20*time.Second, "the master writes its addresses", func() bool {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return false
+		}
+		for line := range strings.Lines(string(b)) {
+			if v, ok := strings.CutPrefix(strings.TrimSpace(line), "grpc="); ok {
+				f.addr = v
+			}
+			if v, ok := strings.CutPrefix(strings.TrimSpace(line), "http="); ok {
+				f.http = v
+			}
+		}
+		return f.addr != "" && f.http != ""
+	})
+}
+
+// slave starts a slave behind the proxy and waits until it is connected.
+func (f *farm) slave(name string, args ...string) *daemon {
+	f.t.Helper()
+	d := startDaemon(f.t, name, append([]string{"slave", "--data", f.slaveDir(name), "--name", name, "--master", f.link.addr}, args...)...)
+	f.connected(name)
+	// Runners outlive their agents; nothing may outlive the test.
+	f.t.Cleanup(func() { killMarked(f.slaveDir(name)) })
+	return d
+}
+
+func (f *farm) slaveDir(name string) string { return filepath.Join(f.dir, "slave-"+name) }
+
+func (f *farm) connected(name string) {
+	f.t.Helper()
+	eventually(f.t, 20*time.Second, "slave "+name+" connects", func() bool {
+		for _, s := range f.slaves() {
+			if s.Name == name && s.State == "connected" {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// killMarked kills the runners of a data directory and what they run.
+func killMarked(dir string) {
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		cmdline, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		environ, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
+		if bytes.Contains(cmdline, []byte(dir)) || bytes.Contains(environ, []byte(dir)) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+}
+
+// result is what a command of the CLI came to.
+type result struct {
+	out, err string
+	code     int
+}
+
+func (f *farm) try(args ...string) result {
+	f.t.Helper()
+	return f.tryInput("", args...)
+}
+
+func (f *farm) tryInput(stdin string, args ...string) result {
+	f.t.Helper()
+	cmd := exec.Command(binary, args...)
+	cmd.Env = append(os.Environ(), "HOLDFAST_ADDR="+f.addr)
+	cmd.Stdin = strings.NewReader(stdin)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		f.t.Fatalf("holdfast %s: %v", strings.Join(args, " "), err)
+	}
+	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+func (f *farm) do(args ...string) string {
+	f.t.Helper()
+	r := f.try(args...)
+	if r.code != 0 {
+		f.t.Fatalf("holdfast %s: exit code %d\n%s%s", strings.Join(args, " "), r.code, r.out, r.err)
+	}
+	return r.out
+}
+
+// submit queues a build file and returns the id.
+func (f *farm) submit(yaml string) string {
+	f.t.Helper()
+	path := filepath.Join(f.t.TempDir(), "build.yaml")
+	if err := os.WriteFile(path, []byte(yaml), 0o644); err != nil {
+		f.t.Fatal(err)
+	}
+	return strings.TrimSpace(f.do("submit", "-f", path))
+}
+
+type stepView struct {
+	ID       string `json:"id"`
+	Number   int    `json:"number"`
+	State    string `json:"state"`
+	ExitCode *int   `json:"exit_code"`
+	LogState string `json:"log_state"`
+	LogBytes int64  `json:"log_bytes"`
+	Cause    string `json:"cause"`
+}
+
+type attemptView struct {
+	ID     string     `json:"id"`
+	Number int        `json:"number"`
+	Slave  string     `json:"slave"`
+	State  string     `json:"state"`
+	Cause  *string    `json:"cause"`
+	Steps  []stepView `json:"steps"`
+}
+
+type buildView struct {
+	ID                string        `json:"id"`
+	State             string        `json:"state"`
+	TransientFailures int           `json:"transient_failures"`
+	Attempts          []attemptView `json:"attempts"`
+}
+
+type slaveView struct {
+	Name  string `json:"name"`
+	State string `json:"state"`
+	Busy  int    `json:"slots_busy"`
+}
+
+func (f *farm) show(id string) buildView {
+	f.t.Helper()
+	var b buildView
+	if err := json.Unmarshal([]byte(f.do("show", id, "--json")), &b); err != nil {
+		f.t.Fatal(err)
+	}
+	return b
+}
+
+func (f *farm) slaves() []slaveView {
+	f.t.Helper()
+	r := f.try("slaves", "--json")
+	if r.code != 0 {
+		return nil
+	}
+	var list []slaveView
+	for line := range strings.Lines(r.out) {
+		var s slaveView
+		if err := json.Unmarshal([]byte(line), &s); err != nil {
+			f.t.Fatalf("slaves --json: %v: %s", err, line)
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+// settled waits until the build is in a state, and returns it.
+func (f *farm) settled(id string, limit time.Duration, states ...string) buildView {
+	f.t.Helper()
+	var b buildView
+	eventually(f.t, limit, fmt.Sprintf("build %s is %s", id, strings.Join(states, " or ")), func() bool {
+		b = f.show(id)
+		for _, s := range states {
+			if b.State == s {
+				return true
+			}
+		}
+		return false
+	})
+	return b
+}
+
+// lines returns the log so far, by line.
+func (f *farm) lines(id string) []string {
+	f.t.Helper()
+	r := f.try("logs", id)
+	if r.code != 0 || r.out == "" {
+		return nil
+	}
+	return strings.Split(strings.TrimSuffix(r.out, "\n"), "\n")
+}
+
+// wantCount asserts that lines are "line 1" to "line n", once and in order.
+func wantCount(t testing.TB, lines []string, n int) {
+	t.Helper()
+	for i := 0; i < n; i++ {
+		if i >= len(lines) {
+			t.Fatalf("%d lines, want %d: the end is missing", len(lines), n)
+		}
+		if want := fmt.Sprintf("line %d", i+1); lines[i] != want {
+			t.Fatalf("line %d is %q, want %q", i+1, lines[i], want)
+		}
+	}
+	if len(lines) != n {
+		t.Fatalf("%d lines, want %d; the first too many is %q", len(lines), n, lines[n])
+	}
+}
+
+// stepPID is the pid of a step's command.
+func (f *farm) stepPID(slave, attempt string, step int) int {
+	f.t.Helper()
+	var p struct {
+		PID int `json:"pid"`
+	}
+	path := filepath.Join(f.slaveDir(slave), "attempts", attempt, "steps", fmt.Sprintf("%04d", step), "pid.json")
+	eventually(f.t, 10*time.Second, "the step's pid is on disk", func() bool {
+		b, err := os.ReadFile(path)
+		return err == nil && json.Unmarshal(b, &p) == nil && p.PID > 0
+	})
+	return p.PID
+}
+
+func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }

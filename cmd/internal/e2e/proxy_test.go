@@ -1,0 +1,173 @@
+package e2e
+
+import (
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"time"
+)
+
+// proxy is a TCP link that can be cut: open, refused (connections closed, new
+// ones refused) or silent (connections stay, not a byte gets through).
+type proxy struct {
+	t      testing.TB
+	addr   string
+	target string
+
+	mu       sync.Mutex
+	listener net.Listener      // guarded by mu; nil while refused
+	conns    map[net.Conn]bool // guarded by mu
+	silent   chan struct{}     // guarded by mu; closed when bytes may flow
+	accepted int               // guarded by mu
+	wg       sync.WaitGroup
+}
+
+func newProxy(t testing.TB, target string) *proxy {
+	t.Helper()
+	p := &proxy{t: t, target: target, conns: make(map[net.Conn]bool), silent: make(chan struct{})}
+	close(p.silent)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.addr = l.Addr().String()
+	p.serve(l)
+	t.Cleanup(func() {
+		p.refuse()
+		p.heal()
+		p.refuse()
+		p.wg.Wait()
+	})
+	return p
+}
+
+func (p *proxy) serve(l net.Listener) {
+	p.mu.Lock()
+	p.listener = l
+	p.mu.Unlock()
+	p.wg.Add(1)
+	go func() {
+		defer p.wg.Done()
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			p.wg.Add(1)
+			go func() {
+				defer p.wg.Done()
+				p.link(c)
+			}()
+		}
+	}()
+}
+
+func (p *proxy) link(c net.Conn) {
+	defer c.Close()
+	if !p.add(c) {
+		return
+	}
+	defer p.drop(c)
+	p.wait()
+	d, err := net.DialTimeout("tcp", p.target, 2*time.Second)
+	if err != nil {
+		return
+	}
+	defer d.Close()
+	if !p.add(d) {
+		return
+	}
+	defer p.drop(d)
+	done := make(chan struct{}, 2)
+	go func() { p.copy(c, d); done <- struct{}{} }()
+	go func() { p.copy(d, c); done <- struct{}{} }()
+	<-done
+	c.Close()
+	d.Close()
+	<-done
+}
+
+// copy moves bytes while the link is open; what was read while it is silent is
+// held back, as a network that drops packets would in the end deliver it.
+func (p *proxy) copy(dst io.Writer, src io.Reader) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := src.Read(buf)
+		p.wait()
+		if n > 0 {
+			if _, err := dst.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (p *proxy) wait() {
+	p.mu.Lock()
+	c := p.silent
+	p.mu.Unlock()
+	<-c
+}
+
+func (p *proxy) add(c net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.listener == nil {
+		return false
+	}
+	p.conns[c] = true
+	p.accepted++
+	return true
+}
+
+func (p *proxy) drop(c net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.conns, c)
+}
+
+// refuse closes every connection and refuses new ones.
+func (p *proxy) refuse() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.listener != nil {
+		p.listener.Close()
+		p.listener = nil
+	}
+	for c := range p.conns {
+		c.Close()
+	}
+}
+
+// hush lets nothing through any more; nobody is told.
+func (p *proxy) hush() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.silent = make(chan struct{})
+}
+
+// heal opens the link again.
+func (p *proxy) heal() {
+	p.t.Helper()
+	p.mu.Lock()
+	select {
+	case <-p.silent:
+	default:
+		close(p.silent)
+	}
+	refused := p.listener == nil
+	p.mu.Unlock()
+	if !refused {
+		return
+	}
+	l, err := net.Listen("tcp", p.addr)
+	if err != nil {
+		p.t.Errorf("heal: %v", err)
+		return
+	}
+	p.serve(l)
+}

@@ -1,0 +1,222 @@
+package sim
+
+import (
+	"container/heap"
+	"context"
+	"math/rand/v2"
+	"testing/synctest"
+	"time"
+)
+
+// driver makes the trouble. It is one goroutine that goes from one moment to
+// the next; at each it waits until nothing else in the bubble runs, so that a
+// fault falls between two deeds and never into one. All it draws comes from its
+// own generator.
+type driver struct {
+	w      *World
+	rng    *rand.Rand
+	queue  moments
+	counts map[Fault]int
+	busy   map[*cable]bool // in trouble already
+	wait   []func()        // for what goes on in the background
+}
+
+type moment struct {
+	at time.Time
+	do func()
+}
+
+type moments []moment
+
+func (m moments) Len() int           { return len(m) }
+func (m moments) Less(i, j int) bool { return m[i].at.Before(m[j].at) }
+func (m moments) Swap(i, j int)      { m[i], m[j] = m[j], m[i] }
+func (m *moments) Push(x any)        { *m = append(*m, x.(moment)) }
+func (m *moments) Pop() any {
+	last := (*m)[len(*m)-1]
+	*m = (*m)[:len(*m)-1]
+	return last
+}
+
+func newDriver(w *World, rng *rand.Rand) *driver {
+	return &driver{w: w, rng: rng, counts: make(map[Fault]int), busy: make(map[*cable]bool)}
+}
+
+// after does something later.
+func (d *driver) after(delay time.Duration, do func()) {
+	// A nanosecond more or less keeps moments distinct.
+	heap.Push(&d.queue, moment{time.Now().Add(delay + span(d.rng, time.Microsecond)), do})
+}
+
+// background does something that takes virtual time, beside everything else.
+func (d *driver) background(do func() error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := do(); err != nil {
+			d.w.fail(err)
+		}
+	}()
+	d.wait = append(d.wait, func() { <-done })
+}
+
+// run makes trouble until ctx ends and then heals everything.
+func (d *driver) run(ctx context.Context) {
+	p := d.w.cfg.Profile
+	for _, kind := range faultOrder {
+		if rate := p.Faults[kind]; rate > 0 && kind.ofMaster() {
+			d.repeat(rate, func() { d.masterFault(kind) })
+		}
+	}
+	for _, b := range d.w.slaves {
+		for _, kind := range faultOrder {
+			if rate := p.Faults[kind]; rate > 0 && !kind.ofMaster() {
+				d.repeat(rate, func() { d.slaveFault(kind, b) })
+			}
+		}
+	}
+	d.repeat(p.Faults[Cut]+p.Faults[Hang], func() { d.cableFault(Cut, d.w.operator.cable) })
+	for ctx.Err() == nil {
+		next := never
+		if len(d.queue) > 0 {
+			next = d.queue[0].at
+		}
+		timer := time.NewTimer(time.Until(next))
+		select {
+		case <-timer.C:
+			synctest.Wait()
+			heap.Pop(&d.queue).(moment).do()
+		case name := <-d.w.truth.kills:
+			timer.Stop()
+			synctest.Wait()
+			for _, b := range d.w.slaves {
+				if b.name == name {
+					d.slaveFault(AgentKill, b)
+				}
+			}
+		case <-ctx.Done():
+			timer.Stop()
+		}
+	}
+	d.heal()
+}
+
+func (d *driver) repeat(perDay float64, do func()) {
+	if perDay <= 0 {
+		return
+	}
+	d.after(gap(d.rng, perDay), func() {
+		do()
+		d.repeat(perDay, do)
+	})
+}
+
+// heal ends all trouble and starts what is down.
+func (d *driver) heal() {
+	for _, wait := range d.wait {
+		wait()
+	}
+	d.wait, d.queue = nil, nil
+	for _, c := range d.w.cables() {
+		c.heal()
+	}
+	if d.w.master.open() == nil {
+		d.w.fail(d.w.master.start())
+	}
+	for _, b := range d.w.slaves {
+		if !b.isUp() {
+			d.w.fail(b.start())
+		}
+	}
+}
+
+// faultOrder fixes the order in which the generator is used.
+var faultOrder = []Fault{
+	Drop, Cut, Hang, HangUp, HangDown, Swallow, SwallowUp, SwallowDown,
+	AgentStop, AgentKill, RunnerKill, Reboot, MasterStop, MasterKill, BothKill,
+}
+
+func (f Fault) ofMaster() bool { return f == MasterStop || f == MasterKill || f == BothKill }
+
+func (d *driver) slaveFault(kind Fault, b *slaveBox) {
+	p := d.w.cfg.Profile
+	switch kind {
+	case RunnerKill:
+		if b.runners.killOne(d.rng) {
+			d.counts[kind]++
+		}
+	case AgentStop, AgentKill, Reboot:
+		if !b.isUp() {
+			return
+		}
+		d.counts[kind]++
+		stop := func() error { b.stop(); return nil }
+		switch kind {
+		case AgentKill:
+			stop = b.kill()
+		case Reboot:
+			stop = b.reboot()
+		}
+		down := between(d.rng, p.Down[0], p.Down[1])
+		d.background(func() error {
+			if err := stop(); err != nil {
+				return err
+			}
+			time.Sleep(down)
+			return b.start()
+		})
+	default:
+		d.cableFault(kind, b.cable)
+	}
+}
+
+func (d *driver) cableFault(kind Fault, c *cable) {
+	if d.busy[c] {
+		return
+	}
+	d.counts[kind]++
+	p := d.w.cfg.Profile
+	lasts := between(d.rng, p.Outage[0], p.Outage[1])
+	switch kind {
+	case Drop:
+		c.drop()
+		return
+	case Swallow, SwallowUp, SwallowDown:
+		c.swallow(kind != SwallowDown, kind != SwallowUp)
+		return
+	case Cut:
+		c.refuse()
+		c.drop()
+	case Hang, HangUp, HangDown:
+		c.stall(kind != HangDown, kind != HangUp)
+	}
+	d.busy[c] = true
+	d.after(lasts, func() {
+		delete(d.busy, c)
+		c.heal()
+	})
+}
+
+func (d *driver) masterFault(kind Fault) {
+	m := d.w.master
+	if m.open() == nil {
+		return
+	}
+	d.counts[kind]++
+	p := d.w.cfg.Profile
+	down := between(d.rng, p.Down[0], p.Down[1])
+	if kind == BothKill {
+		d.slaveFault(AgentKill, d.w.slaves[d.rng.IntN(len(d.w.slaves))])
+	}
+	var stop func()
+	if kind == MasterStop {
+		stop = m.stop
+	} else {
+		stop = m.kill(d.w.cables())
+	}
+	d.background(func() error {
+		stop()
+		time.Sleep(down)
+		return m.start()
+	})
+}

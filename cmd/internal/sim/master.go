@@ -1,0 +1,211 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"holdfast/master"
+	"holdfast/master/store"
+	"holdfast/master/store/sqlite"
+)
+
+// masterBox is the machine a master runs on: its address and its disk. The
+// master on it is started and stopped many times.
+type masterBox struct {
+	net       *network
+	address   string
+	dir       string
+	times     Times
+	log       *slog.Logger
+	rng       *rand.Rand // guarded by mu
+	lostAfter time.Duration
+	trouble   storeTrouble
+
+	mu              sync.Mutex
+	life            *masterLife // nil: down
+	starts          int
+	failed, unknown int64 // commits of former lives that were made to fail
+	fatal           error // a master ended that nobody had asked to
+}
+
+// masterLife is one run of a master process.
+type masterLife struct {
+	store    *mortalStore
+	listener *listener
+	cancel   context.CancelFunc
+	done     chan struct{} // closed when Run has returned
+	err      error         // of Run; read after done
+}
+
+// start opens the store and runs a master on it.
+func (b *masterBox) start() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.life != nil {
+		return errors.New("the master runs already")
+	}
+	opened, err := sqlite.Open(context.Background(), sqlite.Config{
+		Path: filepath.Join(b.dir, "holdfast.db"), Logger: b.log, NoSync: true, Readers: 1,
+	})
+	if err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	l, err := b.net.listen(b.address)
+	if err != nil {
+		return err
+	}
+	life := &masterLife{listener: l, done: make(chan struct{})}
+	life.store = &mortalStore{Store: opened, trouble: b.trouble, rng: fork(b.rng)}
+	jitter := fork(b.rng)
+	m, err := master.New(master.Config{
+		ID:               ulid.MustNew(ulid.Now(), entropy{fork(b.rng)}).String(),
+		Version:          "sim",
+		Store:            life.store,
+		SoleOwner:        true,
+		Listener:         l,
+		LostAfter:        b.lostAfter,
+		Tick:             b.times.Tick,
+		KeepaliveTime:    b.times.KeepaliveTime,
+		KeepaliveTimeout: b.times.KeepaliveTimeout,
+		Logger:           b.log,
+		Entropy:          entropy{fork(b.rng)},
+		Jitter:           locked(jitter),
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	life.cancel = cancel
+	b.life = life
+	b.starts++
+	go func() {
+		defer close(life.done)
+		life.err = m.Run(ctx)
+		if life.err != nil && !life.store.dead.Load() {
+			b.mu.Lock()
+			b.fatal = errors.Join(b.fatal, fmt.Errorf("master ended by itself: %w", life.err))
+			b.mu.Unlock()
+		}
+	}()
+	return nil
+}
+
+// stop ends the master as a signal does.
+func (b *masterBox) stop() {
+	if life := b.leave(); life != nil {
+		b.end(life)
+	}
+}
+
+// kill ends the master as kill -9 does: nothing reaches the disk any more, and
+// no word leaves. The store refuses every commit from this moment on, and the
+// connections are torn down before any goroutine of the master can run on.
+// Weaker than a real kill: SQLite is closed in order afterwards, so its own
+// recovery is not exercised. The returned func waits for the end.
+func (b *masterBox) kill(cables []*cable) (wait func()) {
+	life := b.leave()
+	if life == nil {
+		return func() {}
+	}
+	life.store.dead.Store(true)
+	for _, c := range cables {
+		c.dropTo(b.address)
+	}
+	life.listener.Close()
+	return func() { b.end(life) }
+}
+
+// leave takes the running master out of the box; nil: it is down.
+func (b *masterBox) leave() *masterLife {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	life := b.life
+	b.life = nil
+	return life
+}
+
+func (b *masterBox) end(life *masterLife) {
+	life.cancel()
+	<-life.done
+	life.listener.Close()
+	err := life.store.Store.Close()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failed += life.store.failed.Load()
+	b.unknown += life.store.unknown.Load()
+	if err != nil {
+		b.fatal = errors.Join(b.fatal, fmt.Errorf("close store: %w", err))
+	}
+}
+
+// open returns the store of the running master; nil: it is down.
+func (b *masterBox) open() store.Store {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.life == nil {
+		return nil
+	}
+	return b.life.store.Store
+}
+
+// storeTrouble is how a store misbehaves without having failed.
+type storeTrouble struct {
+	slow    time.Duration // longest commit
+	failed  float64       // part of the commits that are refused as busy
+	unknown float64       // part that is committed and yet fails with an unknown outcome
+}
+
+// mortalStore is a store that can die, and be slow or in doubt before.
+type mortalStore struct {
+	store.Store
+	trouble storeTrouble
+	dead    atomic.Bool
+	failed  atomic.Int64
+	unknown atomic.Int64
+
+	mu  sync.Mutex
+	rng *rand.Rand // guarded by mu
+}
+
+func (s *mortalStore) Commit(ctx context.Context, ops ...store.Op) error {
+	killed := fmt.Errorf("%w: killed by the simulation", store.ErrFatal)
+	s.mu.Lock()
+	dice, before, after := s.rng.Float64(), span(s.rng, s.trouble.slow), span(s.rng, s.trouble.slow)
+	s.mu.Unlock()
+	nap(before)
+	if s.dead.Load() {
+		return killed
+	}
+	if dice < s.trouble.failed {
+		s.failed.Add(1)
+		return fmt.Errorf("%w: made up by the simulation", store.ErrBusy)
+	}
+	err := s.Store.Commit(ctx, ops...)
+	// Killed here, the commit is done and nobody has been told.
+	nap(after)
+	switch {
+	case s.dead.Load():
+		return killed
+	case err == nil && dice < s.trouble.failed+s.trouble.unknown:
+		s.unknown.Add(1)
+		return fmt.Errorf("%w: made up by the simulation", store.ErrUnknown)
+	default:
+		return err
+	}
+}
+
+// nap sleeps, if at all.
+func nap(d time.Duration) {
+	if d > 0 {
+		time.Sleep(d)
+	}
+}

@@ -1,0 +1,113 @@
+package sim
+
+import "time"
+
+// Times are the timers of both sides. Zero fields are the product's defaults.
+type Times struct {
+	KeepaliveTime, KeepaliveTimeout time.Duration
+	ReconnectBase, ReconnectCap     time.Duration
+	StallAfter                      time.Duration
+	DialTimeout, WelcomeTimeout     time.Duration
+	ScanEvery                       time.Duration
+	Tick                            time.Duration // of the lost watch
+}
+
+// Profile is a way of life: how much work there is, and how much trouble.
+// Rates are per slave and virtual day; lengths are log-uniform between two
+// bounds.
+type Profile struct {
+	Name      string
+	Times     Times
+	Latency   time.Duration // of the network, one way
+	LostAfter time.Duration // the farm's
+	Slots     int
+
+	Builds  float64 // submitted
+	Cancels float64 // part of the builds that somebody cancels
+	Lasts   [2]time.Duration
+	Steps   int // of a build, at most
+	Bursts  int // of output in a step, at most
+	Lines   int // in a burst, at most
+	Width   int // bytes of a line
+
+	Faults map[Fault]float64
+	Outage [2]time.Duration // of a cable
+	Down   [2]time.Duration // of an agent or a master
+	Store  storeTrouble
+}
+
+// Fault is a kind of trouble.
+type Fault string
+
+// The faults.
+const (
+	Drop         Fault = "drop"          // connections torn down, nothing more
+	Cut          Fault = "cut"           // torn down, and dials refused for a while
+	Hang         Fault = "hang"          // silence both ways; what was sent arrives afterwards
+	HangUp       Fault = "hang_up"       // silence from slave to master
+	HangDown     Fault = "hang_down"     // silence from master to slave
+	Swallow      Fault = "swallow"       // open connections are dead and nobody is told
+	SwallowUp    Fault = "swallow_up"    // the same from slave to master only
+	SwallowDown  Fault = "swallow_down"  // the same from master to slave only
+	AgentStop    Fault = "agent_stop"    // the agent is stopped and started later
+	AgentKill    Fault = "agent_kill"    // the agent is killed
+	RunnerKill   Fault = "runner_kill"   // one runner is killed
+	Reboot       Fault = "reboot"        // agent and runners are killed, boot id changes
+	MasterStop   Fault = "master_stop"   // per master, not per slave
+	MasterKill   Fault = "master_kill"   // per master, not per slave
+	BothKill     Fault = "both_kill"     // master and one agent at one moment
+	CommitFailed Fault = "commit_failed" // counted, not scheduled: the store was busy
+	CommitDoubt  Fault = "commit_doubt"  // counted, not scheduled: outcome unknown
+)
+
+// Sparse is a quiet farm over years: about one cut and twenty updates a day
+// and slave. Timers are stretched, so that idle time costs nothing.
+func Sparse() Profile {
+	return Profile{
+		Name: "sparse",
+		Times: Times{
+			KeepaliveTime: 12 * time.Hour, KeepaliveTimeout: time.Hour,
+			ReconnectBase: time.Minute, ReconnectCap: 2 * time.Hour,
+			StallAfter: 10 * time.Minute, DialTimeout: time.Minute, WelcomeTimeout: time.Minute,
+			ScanEvery: 12 * time.Hour, Tick: time.Hour,
+		},
+		Latency: 40 * time.Millisecond, LostAfter: 36 * time.Hour, Slots: 2,
+		Builds: 2, Cancels: 0.03, Lasts: [2]time.Duration{time.Minute, 20 * time.Hour},
+		Steps: 7, Bursts: 1, Lines: 20, Width: 60,
+		Faults: map[Fault]float64{
+			Drop: 0.3, Cut: 0.3, Hang: 0.1, HangUp: 0.03, HangDown: 0.03, Swallow: 0.03, SwallowUp: 0.02, SwallowDown: 0.02,
+			AgentStop: 0.05, AgentKill: 0.05, RunnerKill: 0.02, Reboot: 0.01,
+			MasterStop: 0.05, MasterKill: 0.05, BothKill: 0.01,
+		},
+		Outage: [2]time.Duration{5 * time.Second, 72 * time.Hour},
+		Down:   [2]time.Duration{time.Second, 12 * time.Hour},
+		Store:  storeTrouble{slow: 20 * time.Millisecond, failed: 0.002, unknown: 0.002},
+	}
+}
+
+// Steady has no faults but those that a test makes.
+func Steady() Profile {
+	return Profile{
+		Name: "steady", Latency: 5 * time.Millisecond, LostAfter: 30 * time.Minute, Slots: 1,
+		Lasts:  [2]time.Duration{time.Second, time.Minute},
+		Outage: [2]time.Duration{time.Second, time.Minute},
+		Down:   [2]time.Duration{time.Second, 5 * time.Second},
+	}
+}
+
+// Dense is a bad week: the product's own timers and a fault every twenty minutes.
+func Dense() Profile {
+	return Profile{
+		Name: "dense", Latency: 25 * time.Millisecond, LostAfter: 10 * time.Minute, Slots: 2,
+		Builds: 60, Cancels: 0.08, Lasts: [2]time.Duration{2 * time.Second, 30 * time.Minute},
+		Steps: 4, Bursts: 6, Lines: 60, Width: 60,
+		Faults: map[Fault]float64{
+			Drop: 24, Cut: 8, Hang: 8, HangUp: 4, HangDown: 4, Swallow: 4, SwallowUp: 3, SwallowDown: 3,
+			AgentStop: 4, AgentKill: 8, RunnerKill: 4, Reboot: 1.5,
+			MasterStop: 4, MasterKill: 8, BothKill: 3,
+		},
+		Outage: [2]time.Duration{time.Second, 20 * time.Minute},
+		Down:   [2]time.Duration{500 * time.Millisecond, 10 * time.Minute},
+		Store:  storeTrouble{slow: 20 * time.Millisecond, failed: 0.01, unknown: 0.01},
+	}
+}

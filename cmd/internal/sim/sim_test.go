@@ -1,0 +1,185 @@
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var (
+	seedFlag  = flag.Uint64("sim.seed", 0, "simulate this seed only (as printed by a failure); 0: the usual ones")
+	fromFlag  = flag.Uint64("sim.from", 0, "the first of the seeds; 0: 1")
+	yearsFlag = flag.Float64("sim.years", 0, "slave-years of the sparse simulation; 0: the usual amount")
+	daysFlag  = flag.Float64("sim.days", 0, "slave-days of the dense simulation; 0: the usual amount")
+	logFlag   = flag.String("sim.log", "", "write what masters and slaves log to this file")
+	levelFlag = flag.String("sim.level", "info", "of -sim.log: debug, info, warn")
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	debug.SetGCPercent(400) // there is memory, and time is what counts
+	os.Exit(m.Run())
+}
+
+// amount is how much of a profile is simulated: runs of this shape until the
+// total is reached.
+type amount struct {
+	slaves int
+	days   float64 // of one run, for each slave
+	total  float64 // slave-days
+}
+
+// TestSimSparse is years of a quiet farm.
+func TestSimSparse(t *testing.T) {
+	a := amount{slaves: 5, days: 365.25, total: 20 * 365.25}
+	if raceEnabled {
+		a.days, a.total = 6, 5*6
+		t.Logf("scaled down for the race detector: %.0f slave-days instead of 20 slave-years", a.total)
+	}
+	if *yearsFlag > 0 {
+		a.total = *yearsFlag * 365.25
+	}
+	simulate(t, Sparse(), a)
+}
+
+// TestSimDense is bad days with the product's own timers.
+func TestSimDense(t *testing.T) {
+	a := amount{slaves: 5, days: 1, total: 30}
+	if raceEnabled {
+		a.total = 10
+		t.Logf("scaled down for the race detector: %.0f slave-days instead of 30", a.total)
+	}
+	if *daysFlag > 0 {
+		a.total = *daysFlag
+	}
+	simulate(t, Dense(), a)
+}
+
+// simulate runs seeds until the amount is reached, as many at once as there
+// are processors.
+func simulate(t *testing.T, p Profile, a amount) {
+	runs := max(1, int(a.total/(float64(a.slaves)*a.days)+0.5))
+	first := max(*fromFlag, 1)
+	if *seedFlag != 0 {
+		runs, first = 1, *seedFlag
+	}
+	var mu sync.Mutex
+	sum := newReport(Config{Profile: p, Slaves: a.slaves, Seed: first})
+	began := time.Now()
+	t.Run("seeds", func(t *testing.T) {
+		for i := range runs {
+			seed := first + uint64(i)
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				r := runSeed(t, Config{Seed: seed, Profile: p, Slaves: a.slaves, Days: a.days})
+				mu.Lock()
+				defer mu.Unlock()
+				sum.Add(r)
+			})
+		}
+	})
+	sum.Real = time.Since(began)
+	t.Logf("%d runs: %v", runs, sum)
+}
+
+// runSeed simulates one farm and fails the test with what to paste.
+func runSeed(t *testing.T, cfg Config) Report {
+	t.Helper()
+	cfg.Dir = tmpfs(t)
+	log := newRing(t)
+	cfg.Log = log.handler
+	var report Report
+	var err error
+	began := time.Now()
+	synctest.Test(t, func(t *testing.T) {
+		var w *World
+		if w, err = NewWorld(cfg); err == nil {
+			report, err = w.Run()
+		}
+	})
+	report.Real = time.Since(began)
+	if err != nil {
+		t.Errorf("seed %d: %v\nlog: %s\nreplay: go test ./cmd/internal/sim -run '^%s$' -sim.seed=%d",
+			cfg.Seed, err, log.save(t), strings.SplitN(t.Name(), "/", 2)[0], cfg.Seed)
+	}
+	t.Log(report)
+	return report
+}
+
+// tmpfs returns a directory for the test, in memory where that is possible.
+func tmpfs(t testing.TB) string {
+	const shm = "/dev/shm"
+	if info, err := os.Stat(shm); err != nil || !info.IsDir() || runtime.GOOS != "linux" {
+		return t.TempDir()
+	}
+	dir, err := os.MkdirTemp(shm, "holdfast-sim-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// ring keeps the newest part of a log, for the case that the test fails.
+type ring struct {
+	handler slog.Handler
+
+	mu   sync.Mutex
+	old  []byte
+	new  []byte
+	also io.Writer // -sim.log
+}
+
+const ringBytes = 8 << 20
+
+func newRing(t testing.TB) *ring {
+	r := &ring{}
+	level := slog.LevelInfo
+	if *logFlag != "" {
+		f, err := os.OpenFile(*logFlag, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		r.also = f
+		if err := level.UnmarshalText([]byte(*levelFlag)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.handler = slog.NewTextHandler(r, &slog.HandlerOptions{Level: level})
+	return r
+}
+
+func (r *ring) Write(b []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.new)+len(b) > ringBytes/2 {
+		r.old, r.new = r.new, r.old[:0]
+	}
+	r.new = append(r.new, b...)
+	if r.also != nil {
+		return r.also.Write(b)
+	}
+	return len(b), nil
+}
+
+// save writes the log to a file that outlives the test.
+func (r *ring) save(t testing.TB) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	path := filepath.Join(os.TempDir(), "holdfast-sim-"+strings.ReplaceAll(t.Name(), "/", "-")+".log")
+	if err := os.WriteFile(path, append(append([]byte(nil), r.old...), r.new...), 0o644); err != nil {
+		return err.Error()
+	}
+	return path
+}

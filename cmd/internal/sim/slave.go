@@ -1,0 +1,183 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"holdfast/slave"
+)
+
+// slaveBox is a build machine: a name, a disk, a cable, runners. The agent on
+// it is started and stopped many times; the runners live on.
+type slaveBox struct {
+	name    string
+	dir     string
+	masters []string
+	cable   *cable
+	runners *runners
+	profile *Profile
+	log     *slog.Logger
+
+	mu     sync.Mutex
+	rng    *rand.Rand // guarded by mu
+	life   *agentLife // nil: down
+	boots  int
+	starts int
+	fatal  error // an agent ended that nobody had asked to
+}
+
+// agentLife is one run of an agent process.
+type agentLife struct {
+	cancel context.CancelFunc
+	asked  bool          // to end; guarded by slaveBox.mu
+	done   chan struct{} // closed when Run has returned
+}
+
+// start runs an agent on the machine.
+func (b *slaveBox) start() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.life != nil {
+		return errors.New("the agent runs already")
+	}
+	t := b.profile.Times
+	agent, err := slave.New(slave.Config{
+		Dir: b.dir, Name: b.name, Masters: b.masters, Slots: b.profile.Slots,
+		Dial: b.cable.dial, Runners: b.runners, Logger: b.log, Version: "sim",
+		MinFree: -1, JournalReserve: 64 << 10, NoSync: true,
+		Rand: locked(fork(b.rng)), Entropy: &lockedEntropy{entropy: entropy{fork(b.rng)}},
+		Environ:       func() []string { return nil },
+		KeepaliveTime: t.KeepaliveTime, KeepaliveTimeout: t.KeepaliveTimeout,
+		ReconnectBase: t.ReconnectBase, ReconnectCap: t.ReconnectCap,
+		StallAfter: t.StallAfter, DialTimeout: t.DialTimeout, WelcomeTimeout: t.WelcomeTimeout,
+		ScanEvery: t.ScanEvery,
+		BootID:    fmt.Sprintf("%s-boot-%d", b.name, b.boots), Fingerprint: b.name + "-machine", Hostname: b.name,
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	life := &agentLife{cancel: cancel, done: make(chan struct{})}
+	b.life = life
+	b.starts++
+	go func() {
+		defer close(life.done)
+		err := agent.Run(ctx)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if !life.asked {
+			b.fatal = errors.Join(b.fatal, fmt.Errorf("agent of %s ended by itself: %w", b.name, err))
+		}
+	}()
+	return nil
+}
+
+// leave takes the running agent out of the box; nil: it is down.
+func (b *slaveBox) leave() *agentLife {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	life := b.life
+	b.life = nil
+	if life != nil {
+		life.asked = true
+	}
+	return life
+}
+
+// stop ends the agent as the second signal does: it leaves its attempts to
+// their runners.
+func (b *slaveBox) stop() {
+	if life := b.leave(); life != nil {
+		life.cancel()
+		<-life.done
+	}
+}
+
+// kill ends the agent as kill -9 does. The caller has made sure that nothing
+// in the bubble is running (synctest.Wait), so journal and identity are copied as
+// they are at this instant; what the dying agent still writes to them is taken
+// back. Weaker than a real kill: it never falls into the middle of a write, and
+// what the agent does in attempts/ while it dies is not taken back.
+//
+// The returned func waits until all of that is done.
+func (b *slaveBox) kill() (wait func() error) {
+	life := b.leave()
+	if life == nil {
+		return func() error { return nil }
+	}
+	image, err := readImage(b.dir)
+	life.cancel()
+	b.cable.drop()
+	return func() error {
+		<-life.done
+		if err != nil {
+			return err
+		}
+		return image.restore(b.dir)
+	}
+}
+
+// reboot is a kill of agent and runners; afterwards the boot id is another.
+func (b *slaveBox) reboot() (wait func() error) {
+	b.runners.killAll()
+	wait = b.kill()
+	b.mu.Lock()
+	b.boots++
+	b.mu.Unlock()
+	return wait
+}
+
+// isUp reports whether an agent runs.
+func (b *slaveBox) isUp() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.life != nil
+}
+
+// image is what the files of a directory hold; directories in it are not part
+// of it.
+type image map[string][]byte
+
+func readImage(dir string) (image, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	img := make(image)
+	for _, e := range entries {
+		if !e.Type().IsRegular() {
+			continue
+		}
+		if img[e.Name()], err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {
+			return nil, err
+		}
+	}
+	return img, nil
+}
+
+// restore makes dir's files what they were.
+func (img image) restore(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if _, was := img[e.Name()]; e.Type().IsRegular() && !was {
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	for name, data := range img {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}

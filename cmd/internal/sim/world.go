@@ -1,0 +1,211 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing/synctest"
+	"time"
+
+	"holdfast/master/lifecycle"
+	"holdfast/master/store"
+)
+
+// masterAddress is where the master listens.
+const masterAddress = "master:7400"
+
+// Config says what to simulate.
+type Config struct {
+	Seed    uint64
+	Profile Profile
+	Slaves  int
+	Days    float64 // virtual days of trouble; healing comes after
+	Dir     string  // for all files; on tmpfs if possible
+	Log     slog.Handler
+}
+
+// World is one simulated farm. All of it lives in one synctest bubble.
+type World struct {
+	cfg      Config
+	rng      *rand.Rand
+	log      *slog.Logger
+	net      *network
+	truth    *truth
+	master   *masterBox
+	slaves   []*slaveBox
+	operator *operator
+	driver   *driver
+	report   Report
+
+	mu   sync.Mutex
+	errs []error
+}
+
+// NewWorld makes the machines; nothing runs yet. It must be called within the
+// bubble.
+func NewWorld(cfg Config) (*World, error) {
+	w := &World{
+		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x686f6c6466617374)), log: slog.New(cfg.Log),
+		net: newNetwork(), truth: newTruth(), report: newReport(cfg),
+	}
+	p := &w.cfg.Profile
+	w.master = &masterBox{
+		net: w.net, address: masterAddress, dir: filepath.Join(cfg.Dir, "master"), times: p.Times,
+		log: w.log.With("at", "master"), rng: fork(w.rng), lostAfter: p.LostAfter, trouble: p.Store,
+	}
+	for i := range cfg.Slaves {
+		name := fmt.Sprintf("s%02d", i+1)
+		dir := filepath.Join(cfg.Dir, name)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+		w.slaves = append(w.slaves, &slaveBox{
+			name: name, dir: dir, masters: []string{masterAddress}, profile: p,
+			cable:   w.net.cable(name, fork(w.rng), p.Latency),
+			runners: newRunners(name, dir, w.truth, fork(w.rng)),
+			log:     w.log.With("at", name), rng: fork(w.rng),
+		})
+	}
+	w.operator = newOperator(w.net.cable("operator", fork(w.rng), p.Latency), masterAddress, p, fork(w.rng))
+	w.driver = newDriver(w, fork(w.rng))
+	return w, nil
+}
+
+// Run lives through the configured time, heals, waits until all is quiet, stops
+// everything and judges.
+func (w *World) Run() (Report, error) {
+	w.Start()
+	began := time.Now()
+	trouble, end := context.WithTimeout(context.Background(), time.Duration(w.cfg.Days*float64(24*time.Hour)))
+	defer end()
+	var work sync.WaitGroup
+	work.Go(func() { w.operator.work(trouble, w.cfg.Profile.Builds*float64(w.cfg.Slaves)) })
+	w.driver.run(trouble)
+	work.Wait()
+	w.report.Trouble = time.Since(began)
+	w.report.Faults = w.driver.counts
+	w.fail(w.settle())
+	w.Stop()
+	w.report.Virtual = time.Since(began)
+	if err := w.broken(); err != nil {
+		return w.report, err
+	}
+	return w.report, w.verdict(context.Background())
+}
+
+// Start starts the master and all agents.
+func (w *World) Start() {
+	w.fail(w.master.start())
+	for _, b := range w.slaves {
+		w.fail(b.start())
+	}
+}
+
+// Stop stops agents, runners and master, and counts.
+func (w *World) Stop() {
+	for _, b := range w.slaves {
+		b.stop()
+		b.runners.killAll()
+		b.runners.wait()
+		w.fail(b.fatal)
+		w.report.AgentStarts += b.starts
+		w.report.Dials += b.cable.dials
+	}
+	w.master.stop()
+	w.fail(w.master.fatal)
+	w.fail(w.operator.err)
+	for _, c := range w.cables() {
+		c.drop()
+	}
+	w.report.MasterStarts = w.master.starts
+	w.report.Requests = w.operator.requests
+	w.report.Faults[CommitFailed] = int(w.master.failed)
+	w.report.Faults[CommitDoubt] = int(w.master.unknown)
+	w.report.Steps, w.report.LogBytes = w.truth.steps, w.truth.bytes
+	synctest.Wait()
+}
+
+// settle waits until nothing is left to do: every build has ended or is
+// shelved, and no slave holds anything.
+func (w *World) settle() error {
+	p := w.cfg.Profile
+	limit := time.Now().Add(20*p.Lasts[1] + 8*p.Outage[1] + 100*p.LostAfter + 48*time.Hour)
+	for pause := time.Second; ; pause = min(2*pause, p.Lasts[1]/4+time.Minute) {
+		time.Sleep(pause)
+		synctest.Wait()
+		left, err := w.leftToDo()
+		switch {
+		case err != nil:
+			return err
+		case left == "":
+			return nil
+		case time.Now().After(limit):
+			return fmt.Errorf("not everything ends once healed: %s", left)
+		}
+	}
+}
+
+// leftToDo names something that is not at rest.
+func (w *World) leftToDo() (string, error) {
+	ctx := context.Background()
+	st := w.master.open()
+	if st == nil {
+		return "", errors.New("the master is down")
+	}
+	builds, err := st.Builds(ctx, store.BuildFilter{
+		States: []lifecycle.BuildState{lifecycle.BuildQueued, lifecycle.BuildRunning}, Limit: 1,
+	})
+	if err != nil {
+		return "", err
+	}
+	if len(builds) > 0 {
+		return fmt.Sprintf("build %s is %s, waits for %q", builds[0].ID, builds[0].State, builds[0].Wait), nil
+	}
+	slaves, err := st.Slaves(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, s := range slaves {
+		wants, err := st.Wants(ctx, s.Instance)
+		switch {
+		case err != nil:
+			return "", err
+		case !s.Connected:
+			return fmt.Sprintf("slave %s is away", s.Name), nil
+		case s.Busy > 0:
+			return fmt.Sprintf("slave %s has %d busy slots", s.Name, s.Busy), nil
+		case len(wants) > 0:
+			return fmt.Sprintf("slave %s: %s is wanted of attempt %s", s.Name, wants[0].Kind, wants[0].Attempt), nil
+		}
+	}
+	return "", nil
+}
+
+func (w *World) cables() []*cable {
+	list := []*cable{w.operator.cable}
+	for _, b := range w.slaves {
+		list = append(list, b.cable)
+	}
+	return list
+}
+
+// fail notes an error of the simulation itself or of a component.
+func (w *World) fail(err error) {
+	if err == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.errs = append(w.errs, err)
+}
+
+func (w *World) broken() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return errors.Join(w.errs...)
+}

@@ -1,0 +1,303 @@
+package sqlite_test
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"holdfast/master/lifecycle"
+	"holdfast/master/store"
+	"holdfast/master/store/invariant"
+	"holdfast/master/store/sqlite"
+)
+
+// open opens a store that is closed at the end of the test.
+func open(tb testing.TB, path string) *sqlite.Store {
+	tb.Helper()
+	s, err := sqlite.Open(context.Background(), sqlite.Config{Path: path, NoSync: true})
+	if err != nil {
+		tb.Fatalf("open: %v", err)
+	}
+	tb.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			tb.Errorf("close: %v", err)
+		}
+	})
+	return s
+}
+
+// submit commits a build.
+func submit(tb testing.TB, s store.Store, id string) {
+	tb.Helper()
+	op := &store.Submit{Now: time.Now(), Build: lifecycle.Build{ID: lifecycle.BuildID(id), Name: "x", Spec: []byte(`{}`)}}
+	if err := s.Commit(context.Background(), op); err != nil || op.Err != nil {
+		tb.Fatalf("submit: %v %v", err, op.Err)
+	}
+}
+
+// execSQL runs statements on a database file behind the store's back.
+func execSQL(tb testing.TB, path string, statements ...string) {
+	tb.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer db.Close()
+	for _, statement := range statements {
+		if _, err := db.Exec(statement); err != nil {
+			tb.Fatalf("%s: %v", statement, err)
+		}
+	}
+}
+
+func TestOpenMakesAndKeepsTheStore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a", "b c?#%", "holdfast.db")
+	var id string
+	for i := range 3 {
+		s, err := sqlite.Open(t.Context(), sqlite.Config{Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(s.ID()) != 26 || i > 0 && s.ID() != id {
+			t.Errorf("store id %q, was %q", s.ID(), id)
+		}
+		id = s.ID()
+		if s.Path() != path {
+			t.Errorf("path %q", s.Path())
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Errorf("second close: %v", err)
+		}
+		if err := s.Commit(t.Context(), &store.EndSessions{}); !errors.Is(err, store.ErrClosed) {
+			t.Errorf("commit after close: %v", err)
+		}
+		if err := s.Ready(t.Context()); !errors.Is(err, store.ErrClosed) {
+			t.Errorf("ready after close: %v", err)
+		}
+	}
+	if _, err := sqlite.Open(t.Context(), sqlite.Config{}); err == nil {
+		t.Error("a store without a path")
+	}
+}
+
+func TestOpenTwiceIsOneClearLine(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "holdfast.db")
+	open(t, path)
+	_, err := sqlite.Open(t.Context(), sqlite.Config{Path: path})
+	if !errors.Is(err, store.ErrInUse) || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "process") {
+		t.Errorf("second open: %v", err)
+	}
+}
+
+func TestOpenRefusesANewerStoreUntouched(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "holdfast.db")
+	s, err := sqlite.Open(t.Context(), sqlite.Config{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	submit(t, s, "b1")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	execSQL(t, path, `INSERT INTO schema_versions (version_id, is_applied) VALUES (1000, 1)`)
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = sqlite.Open(t.Context(), sqlite.Config{Path: path})
+	if !errors.Is(err, store.ErrNewer) || !strings.Contains(err.Error(), "1000") {
+		t.Errorf("open a newer store: %v", err)
+	}
+	after, err := os.ReadFile(path)
+	if err != nil || !bytes.Equal(before, after) {
+		t.Errorf("a newer store was written to (%v)", err)
+	}
+}
+
+func TestOpenRefusesWhatIsNoStore(t *testing.T) {
+	dir := t.TempDir()
+	garbage := filepath.Join(dir, "garbage.db")
+	if err := os.WriteFile(garbage, bytes.Repeat([]byte("this is no database "), 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sqlite.Open(t.Context(), sqlite.Config{Path: garbage}); !errors.Is(err, store.ErrFatal) {
+		t.Errorf("open garbage: %v", err)
+	}
+	if got, err := os.ReadFile(garbage); err != nil || !bytes.HasPrefix(got, []byte("this is no database")) {
+		t.Error("garbage was written to")
+	}
+	if os.Geteuid() != 0 {
+		locked := filepath.Join(dir, "locked")
+		if err := os.Mkdir(locked, 0o500); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(locked, "x.db")}); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("open in a directory without permission: %v", err)
+		}
+	}
+	// The lock of a failed open is given up.
+	if _, err := sqlite.Open(t.Context(), sqlite.Config{Path: garbage}); errors.Is(err, store.ErrInUse) {
+		t.Error("a failed open keeps the lock")
+	}
+}
+
+// A master that was killed left sessions open: its slaves are away.
+func TestOpenEndsSessions(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "holdfast.db")
+	s, err := sqlite.Open(t.Context(), sqlite.Config{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	op := &store.Connect{Now: time.Now(), Master: "m1", Slave: store.Slave{Instance: "i", Name: "b7", Slots: 1}}
+	if err := s.Commit(t.Context(), op); err != nil || op.Err != nil {
+		t.Fatal(err, op.Err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path)
+	slaves, err := s.Slaves(t.Context())
+	if err != nil || len(slaves) != 1 || slaves[0].Connected || slaves[0].Epoch != op.Epoch {
+		t.Errorf("slaves %+v %v", slaves, err)
+	}
+}
+
+// A foreign writer makes commits fail as busy, at once and without harm.
+func TestForeignWriterIsBusy(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "holdfast.db")
+	s := open(t, path)
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.ExecContext(t.Context(), `BEGIN IMMEDIATE`); err != nil {
+		t.Fatal(err)
+	}
+	op := &store.Submit{Now: time.Now(), Build: lifecycle.Build{ID: "b1", Spec: []byte(`{}`)}}
+	for range 3 {
+		if err := s.Commit(t.Context(), op); !errors.Is(err, store.ErrBusy) || store.Classify(err) != store.Held {
+			t.Fatalf("commit against a foreign writer: %v", err)
+		}
+	}
+	if _, err := s.Builds(t.Context(), store.BuildFilter{}); err != nil {
+		t.Errorf("read against a foreign writer: %v", err)
+	}
+	if _, err := conn.ExecContext(t.Context(), `ROLLBACK`); err != nil {
+		t.Fatal(err)
+	}
+	submit(t, s, "b1")
+}
+
+// Other tools read while the master runs, and cannot write by the views.
+func TestViewsAreReadOnly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "holdfast.db")
+	s := open(t, path)
+	submit(t, s, "b1")
+	views, err := sqlite.OpenViews(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer views.Close()
+	var n int
+	if err := views.QueryRow(`SELECT count(*) FROM v1_builds`).Scan(&n); err != nil || n != 1 {
+		t.Errorf("%d builds, %v", n, err)
+	}
+	for _, db := range []*sql.DB{views, s.Views()} {
+		if _, err := db.Exec(`UPDATE builds SET name = 'y'`); err == nil {
+			t.Error("a reader could write")
+		}
+	}
+	submit(t, s, "b2")
+	if err := views.QueryRow(`SELECT count(*) FROM v1_builds`).Scan(&n); err != nil || n != 2 {
+		t.Errorf("%d builds, %v", n, err)
+	}
+}
+
+// A store works in virtual time, under a committer, and waits in no real time.
+func TestInABubble(t *testing.T) {
+	dir := t.TempDir()
+	start := time.Now()
+	synctest.Test(t, func(t *testing.T) {
+		s, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(dir, "holdfast.db"), NoSync: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		committer := store.NewCommitter(store.CommitterConfig{Store: s})
+		ctx, cancel := context.WithCancel(t.Context())
+		result := make(chan error, 1)
+		go func() { result <- committer.Run(ctx) }()
+		con := &store.Connect{Now: time.Now(), Slave: store.Slave{Instance: "i", Name: "b7", Slots: 1}}
+		if err := committer.Do(ctx, con); err != nil || con.Err != nil {
+			t.Fatal(err, con.Err)
+		}
+		for day := range 20 {
+			time.Sleep(24 * time.Hour)
+			op := &store.Submit{Now: time.Now(), Build: lifecycle.Build{ID: lifecycle.BuildID(rune('a' + day)), Spec: []byte(`{}`)}}
+			if err := committer.Do(ctx, op); err != nil || op.Err != nil {
+				t.Fatal(err, op.Err)
+			}
+			if _, err := s.Record(ctx, op.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+		found, err := invariant.Check(ctx, s.Views(), invariant.Options{})
+		if err != nil || len(found) > 0 {
+			t.Errorf("%v %v", err, found)
+		}
+		cancel()
+		if err := <-result; err != nil {
+			t.Error(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if took := time.Since(start); took > 30*time.Second {
+		t.Errorf("20 virtual days took %v", took)
+	}
+}
+
+// Readers share few connections; none may wait for another while it holds one.
+func TestReadersDoNotBlockEachOther(t *testing.T) {
+	s, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(t.TempDir(), "holdfast.db"), NoSync: true, Readers: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	submit(t, s, "b1")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	done := make(chan error)
+	for range 20 {
+		go func() {
+			_, err := s.Record(ctx, "b1")
+			_, err2 := s.Wants(ctx, "i")
+			_, err3 := s.Builds(ctx, store.BuildFilter{})
+			_, err4 := s.Events(ctx, 0, 10)
+			done <- errors.Join(err, err2, err3, err4)
+		}()
+	}
+	for range 20 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}

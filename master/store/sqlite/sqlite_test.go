@@ -1,0 +1,275 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"holdfast/master/lifecycle"
+	"holdfast/master/store"
+	"holdfast/proto/chain"
+)
+
+func openHere(t *testing.T) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), Config{Path: filepath.Join(t.TempDir(), "holdfast.db"), NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func TestClassOf(t *testing.T) {
+	for code, want := range map[int]error{
+		sqlite3.SQLITE_BUSY:                  store.ErrBusy,
+		sqlite3.SQLITE_BUSY_SNAPSHOT:         store.ErrBusy,
+		sqlite3.SQLITE_LOCKED:                store.ErrBusy,
+		sqlite3.SQLITE_NOMEM:                 store.ErrBusy,
+		sqlite3.SQLITE_INTERRUPT:             store.ErrBusy,
+		sqlite3.SQLITE_FULL:                  store.ErrFull,
+		sqlite3.SQLITE_IOERR_SHMSIZE:         store.ErrFull,
+		sqlite3.SQLITE_CONSTRAINT_UNIQUE:     store.ErrPoison,
+		sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY: store.ErrPoison,
+		sqlite3.SQLITE_TOOBIG:                store.ErrPoison,
+		sqlite3.SQLITE_IOERR:                 store.ErrFatal,
+		sqlite3.SQLITE_IOERR_FSYNC:           store.ErrFatal,
+		sqlite3.SQLITE_IOERR_WRITE:           store.ErrFatal,
+		sqlite3.SQLITE_CORRUPT:               store.ErrFatal,
+		sqlite3.SQLITE_NOTADB:                store.ErrFatal,
+		sqlite3.SQLITE_CANTOPEN:              store.ErrFatal,
+		sqlite3.SQLITE_READONLY:              store.ErrFatal,
+		sqlite3.SQLITE_MISUSE:                store.ErrFatal,
+		sqlite3.SQLITE_ERROR:                 store.ErrFatal,
+	} {
+		if got := classOf(code); got != want {
+			t.Errorf("code %d: %v, want %v", code, got, want)
+		}
+	}
+	if err := classify(sql.ErrConnDone); !errors.Is(err, store.ErrFatal) {
+		t.Errorf("%v", err)
+	}
+	if err := classify(context.Canceled); err != context.Canceled {
+		t.Errorf("%v", err)
+	}
+}
+
+// staleTx shows the engine rows as they were some time ago, as a database
+// without locks could.
+type staleTx struct {
+	*tx
+	rows *store.Rows
+}
+
+func (t *staleTx) Load(context.Context, store.Keys) (*store.Rows, error) { return t.rows, nil }
+
+// TestFenceIsAPredicate: what the engine saw in memory lets the write through;
+// the statements do not (P-fence).
+func TestFenceIsAPredicate(t *testing.T) {
+	s := openHere(t)
+	ctx := t.Context()
+	commit := func(op store.Op) {
+		t.Helper()
+		if err := s.Commit(ctx, op); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := time.Now()
+	commit(&store.Submit{Now: now, Build: lifecycle.Build{ID: "b", Spec: []byte(`{}`)}})
+	connect := &store.Connect{Now: now, Slave: store.Slave{Instance: "i", Name: "b7", Slots: 1}}
+	commit(connect)
+	session := store.Session{Instance: "i", Epoch: connect.Epoch}
+	commit(&store.Assign{Now: now, Build: "b", Session: session, Attempt: "a", Steps: []store.Step{{ID: "s", Name: "one"}}})
+
+	raw := [][]byte{[]byte("update")}
+	status := func() *store.ApplyStatus {
+		return &store.ApplyStatus{Now: now, Session: session, Attempt: "a", First: 1, Raw: raw, Updates: []lifecycle.Update{{Seq: 1}}, CRCAfter: chain.ExtendAll(0, raw)}
+	}
+	chunk := func() *store.ApplyLog {
+		return &store.ApplyLog{Now: now, Session: session, Attempt: "a", Step: "s", Raw: []byte("x"), Chunk: store.LogChunk{RawLen: 1, Codec: store.CodecRaw, Data: []byte("x")}}
+	}
+	stale := &store.Rows{}
+	keys := store.Keys{Instances: []lifecycle.InstanceID{"i"}, Attempts: []lifecycle.AttemptID{"a"}, Steps: []lifecycle.StepID{"s"}}
+	err := s.transaction(ctx, func(tx store.Tx) (err error) {
+		stale, err = tx.Load(ctx, keys)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	under := func(ops ...store.Op) error {
+		return store.Group(ctx, func(ctx context.Context, do func(store.Tx) error) error {
+			return s.transaction(ctx, func(x store.Tx) error { return do(&staleTx{x.(*tx), stale}) })
+		}, ops)
+	}
+
+	// Another master has raised the epoch in between.
+	again := &store.Connect{Now: now, Slave: connect.Slave, Held: []lifecycle.AttemptID{"a"}}
+	commit(again)
+	st, ch, submit := status(), chunk(), &store.Submit{Now: now, Build: lifecycle.Build{ID: "other", Spec: []byte(`{}`)}}
+	if err := under(st, submit, ch); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(st.Err, store.ErrFenced) || !errors.Is(ch.Err, store.ErrFenced) || submit.Err != nil {
+		t.Errorf("status %v, log %v, submit %v", st.Err, ch.Err, submit.Err)
+	}
+	rec, err := s.Record(ctx, "b")
+	if err != nil || rec.Attempts[0].Mark != 0 || rec.Attempts[0].Steps[0].LogMark != 0 {
+		t.Errorf("fenced writes had an effect: %+v %v", rec.Attempts[0], err)
+	}
+	if _, err := s.Record(ctx, "other"); err != nil {
+		t.Errorf("the rest of the group: %v", err)
+	}
+
+	// Another master has moved the mark in between.
+	session.Epoch = again.Epoch
+	stale.Slaves[0].Epoch = again.Epoch
+	commit(status())
+	commit(chunk())
+	st, ch = status(), chunk()
+	if err := under(st, ch); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(st.Err, store.ErrFenced) || !errors.Is(ch.Err, store.ErrFenced) {
+		t.Errorf("moved mark: status %v, log %v", st.Err, ch.Err)
+	}
+}
+
+// A full store holds, loses nothing, and goes on once there is room.
+func TestFullStore(t *testing.T) {
+	s := openHere(t)
+	ctx := t.Context()
+	var pages int
+	if err := s.conn.QueryRowContext(ctx, `PRAGMA page_count`).Scan(&pages); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.conn.ExecContext(ctx, fmt.Sprintf(`PRAGMA max_page_count = %d`, pages+5)); err != nil {
+		t.Fatal(err)
+	}
+	big := &store.Submit{Now: time.Now(), Build: lifecycle.Build{ID: "big", Spec: []byte(`"` + strings.Repeat("x", 100<<10) + `"`)}}
+	for range 3 {
+		if err := s.Commit(ctx, big); !errors.Is(err, store.ErrFull) || store.Classify(err) != store.Held {
+			t.Fatalf("commit to a full store: %v", err)
+		}
+	}
+	small := &store.Submit{Now: time.Now(), Build: lifecycle.Build{ID: "small", Spec: []byte(`{}`)}}
+	if err := s.Commit(ctx, small); err != nil || small.Err != nil {
+		t.Errorf("a small commit to an almost full store: %v %v", err, small.Err)
+	}
+	if _, err := s.conn.ExecContext(ctx, `PRAGMA max_page_count = 1000000`); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Commit(ctx, big); err != nil || big.Err != nil || big.Already {
+		t.Errorf("commit once there is room: %v %v", err, big.Err)
+	}
+}
+
+// After a fatal failure nothing is written any more.
+func TestFatalLatches(t *testing.T) {
+	s := openHere(t)
+	ctx := t.Context()
+	s.conn.Close() // what SQLite has in memory is gone
+	op := &store.Submit{Now: time.Now(), Build: lifecycle.Build{ID: "b", Spec: []byte(`{}`)}}
+	for range 2 {
+		if err := s.Commit(ctx, op); store.Classify(err) != store.Fatal {
+			t.Fatalf("commit: %v", err)
+		}
+	}
+	if err := s.Ready(ctx); err == nil {
+		t.Error("ready after a fatal failure")
+	}
+}
+
+// TestPlans: what runs often, or over much, goes by an index.
+func TestPlans(t *testing.T) {
+	s := openHere(t)
+	literal := strings.NewReplacer("?1", "'x'", "?2", "'x'", "?", "'x'")
+	list := func(f store.BuildFilter) string { q, _ := buildsQuery(f); return q }
+	for name, c := range map[string]struct {
+		query string
+		want  []string // all of these
+		scan  bool     // a scan along an index is right
+	}{
+		"queue":     {queueQuery, []string{"INDEX builds_queue"}, true},
+		"list":      {list(store.BuildFilter{}), []string{"INDEX sqlite_autoindex_builds_2"}, true},
+		"before":    {list(store.BuildFilter{Before: "x"}), []string{"sqlite_autoindex_builds_2 (n<?)"}, false},
+		"by state":  {list(store.BuildFilter{States: []lifecycle.BuildState{"shelved"}}), []string{"builds_by_state (state=?)"}, false},
+		"by name":   {list(store.BuildFilter{Name: "x"}), []string{"builds_by_name (name=?)"}, false},
+		"held":      {heldQuery, []string{"attempts_held (instance=?)"}, false},
+		"absentees": {absenteesQuery, []string{"attempts_live"}, true},
+		"slots":     {`SELECT ` + slaveColumns + ` FROM slaves s WHERE s.instance` + in, []string{"COVERING INDEX attempts_slot (instance=?)", "sqlite_autoindex_slaves_1 (instance=?)"}, false},
+		"names":     {`SELECT ` + slaveColumns + ` FROM slaves s WHERE s.name` + in, []string{"slaves_by_name (name=?)"}, false},
+		"marks":     {`SELECT a.id FROM attempts a WHERE a.id` + in, []string{"(id=?)"}, false},
+		"events":    {`SELECT ` + eventColumns + ` FROM events WHERE n > ? ORDER BY n LIMIT ?`, []string{"(n>?)"}, false},
+		"of build":  {`SELECT ` + eventColumns + ` FROM events WHERE build_id = ? AND n IS NOT NULL ORDER BY n`, []string{"events_by_build (build_id=?"}, false},
+		"number":    {`SELECT max(n) FROM events`, []string{"COVERING INDEX sqlite_autoindex_events_1"}, false},
+		"log":       {logQuery, []string{"log_chunks_by_offset (step_id=? AND byte_offset>?)"}, false},
+	} {
+		rows, err := s.reader.Query(`EXPLAIN QUERY PLAN ` + literal.Replace(c.query))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var plan []string
+		for rows.Next() {
+			var id, parent, unused int
+			var detail string
+			if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+				t.Fatal(err)
+			}
+			plan = append(plan, detail)
+		}
+		rows.Close()
+		all := strings.Join(plan, "; ")
+		for _, want := range c.want {
+			if !strings.Contains(all, want) {
+				t.Errorf("%s: plan %s lacks %s", name, all, want)
+			}
+		}
+		for _, line := range plan {
+			table := strings.HasPrefix(line, "SCAN ") && !strings.Contains(line, "json_each") && !strings.Contains(line, "CONSTANT ROW")
+			if table && !c.scan || strings.Contains(line, "TEMP B-TREE") && name != "absentees" {
+				t.Errorf("%s: plan %s", name, all)
+			}
+		}
+	}
+}
+
+// TestViewColumns: tools rely on the names and forms of the views.
+func TestViewColumns(t *testing.T) {
+	s := openHere(t)
+	ctx := t.Context()
+	at := time.Date(2026, 11, 23, 18, 0, 0, 123_999_000, time.UTC)
+	if err := s.Commit(ctx, &store.Submit{Now: at, Build: lifecycle.Build{ID: "b", Name: "bbolt", Reason: "nightly", Submitter: "ann", Spec: []byte(`{}`)}}); err != nil {
+		t.Fatal(err)
+	}
+	var created, state string
+	var finished, cause sql.NullString
+	if err := s.reader.QueryRow(`SELECT created_at, state, finished_at, cause FROM v1_builds`).Scan(&created, &state, &finished, &cause); err != nil {
+		t.Fatal(err)
+	}
+	if created != "2026-11-23T18:00:00.123Z" || state != "queued" || finished.Valid || cause.Valid {
+		t.Errorf("created %q, state %q, finished %v, cause %v", created, state, finished, cause)
+	}
+	for view, columns := range map[string]string{
+		"v1_builds":   "id,name,state,reason,submitter,created_at,started_at,finished_at,transient_failures,priority,not_before,cause,detail,wait",
+		"v1_attempts": "id,build_id,number,slave,state,away,cause,superseded,outcome,assigned_at,started_at,finished_at,mark,chain_crc",
+		"v1_steps":    "id,attempt_id,number,name,state,exit_code,signal,cause,log_state,log_bytes,log_crc,log_expected_bytes,duration_us",
+		"v1_slaves":   "name,instance,state,since,epoch,incarnation,agent_version,slots,slots_busy,labels,host,drained,quarantined_at",
+		"v1_waits":    "build_id,number,cause,from_at,to_at,duration_us",
+		"v1_events":   "n,at,topic,build_id,attempt_id,step_id,slave,who,why,data",
+	} {
+		rows, err := s.reader.Query(`SELECT ` + columns + ` FROM ` + view)
+		if err != nil {
+			t.Errorf("%s: %v", view, err)
+			continue
+		}
+		rows.Close()
+	}
+}

@@ -1,0 +1,143 @@
+package slave
+
+import (
+	"fmt"
+	"time"
+
+	holdfastv1 "holdfast/proto/holdfast/v1"
+)
+
+// ack takes an Ack. An Ack of another epoch is about another session's
+// messages and is ignored (T-ack-epoch); so is a mark for an attempt that is
+// not in this session, or beyond what was sent.
+func (s *session) ack(m *holdfastv1.Ack) error {
+	if m.GetEpoch() != s.epoch {
+		s.ignore("an ACK of another epoch", "epoch", m.GetEpoch())
+		return nil
+	}
+	for _, marks := range m.GetMarks() {
+		if err := s.marks(marks); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// marks takes what the store has committed of one attempt.
+func (s *session) marks(m *holdfastv1.Marks) error {
+	now := time.Now()
+	s.mu.Lock()
+	f := s.voyages[m.GetAttemptId()]
+	if f == nil || f.muted {
+		s.mu.Unlock()
+		s.ignore("marks of an attempt that is not in this session", "attempt", m.GetAttemptId())
+		return nil
+	}
+	seq := m.GetSeq()
+	progress := false
+	switch {
+	case seq >= f.next:
+		s.mu.Unlock()
+		s.ignore("an ACK beyond what was sent", "attempt", m.GetAttemptId(), "seq", seq)
+		return nil
+	case seq == f.next-1 && seq > f.acked && m.GetChainCrc() != 0 && m.GetChainCrc() != f.chain:
+		// The store has committed something else than we sent. Nothing of ours
+		// may be dropped for it (P-diverged).
+		s.mu.Unlock()
+		return fmt.Errorf("%w: attempt %s, update %d: the store has the chain %08x, the journal %08x",
+			errForeignAck, m.GetAttemptId(), seq, m.GetChainCrc(), f.chain)
+	case seq > f.acked:
+		s.unacked -= int(seq - f.acked)
+		f.acked = seq
+		progress = true
+	}
+	type logAck struct {
+		step   int
+		offset int64
+	}
+	var logs []logAck
+	for _, mark := range m.GetLogs() {
+		i := f.t.stepIndex(mark.GetStepId())
+		if i < 0 || f.tails[i] == nil || mark.GetOffset() > f.tails[i].next {
+			continue // not of this session, or beyond what was sent
+		}
+		if s.ackTailLocked(f.tails[i], mark.GetOffset(), now) {
+			logs = append(logs, logAck{i, mark.GetOffset()})
+			progress = true
+		}
+	}
+	if progress {
+		s.lastProgress, s.gotAck = now, true
+		s.stallAfter = s.a.cfg.StallAfter
+	}
+	s.mu.Unlock()
+	f.t.ack(seq)
+	for _, l := range logs {
+		f.t.ackLog(l.step, l.offset)
+	}
+	if progress {
+		s.a.signalWork() // there is room in the windows
+	}
+	return nil
+}
+
+func (s *session) ignore(what string, args ...any) {
+	s.a.metrics.acksIgnored.Inc()
+	s.a.log.Warn("ignored: "+what, append(args, "session", s.epoch)...)
+}
+
+// outstandingLocked reports whether anything un-ACKed is in flight.
+func (s *session) outstandingLocked() bool { return s.unacked > 0 || s.window.inFlight > 0 }
+
+// armStallLocked is called when something goes out. The clock starts when
+// nothing was in flight before.
+func (s *session) armStallLocked() {
+	select {
+	case s.busy <- struct{}{}:
+	default:
+	}
+}
+
+// watchStall signals stalled when un-ACKed data has seen no ACK for
+// stallAfter. It sleeps without a timer while nothing is in flight.
+func (s *session) watchStall() error {
+	for {
+		select {
+		case <-s.busy:
+		case <-s.done:
+			return nil
+		}
+		since := time.Now()
+		for {
+			s.mu.Lock()
+			outstanding := s.outstandingLocked()
+			if s.lastProgress.After(since) {
+				since = s.lastProgress
+			}
+			left := s.stallAfter - time.Since(since)
+			s.mu.Unlock()
+			if !outstanding {
+				break
+			}
+			if left <= 0 {
+				select {
+				case s.stalled <- struct{}{}:
+				default:
+				}
+				left = s.stallAfter
+			}
+			select {
+			case <-time.After(left):
+			case <-s.done:
+				return nil
+			}
+		}
+	}
+}
+
+// isStalled reports whether the session is still without progress.
+func (s *session) isStalled() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.outstandingLocked() && time.Since(s.lastProgress) >= s.stallAfter
+}

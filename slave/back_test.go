@@ -1,0 +1,324 @@
+package slave
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"holdfast/proto/chain"
+	holdfastv1 "holdfast/proto/holdfast/v1"
+	"holdfast/proto/rpcerr"
+)
+
+// P-back: the slave's directory is an old copy. It goes on after the store's
+// mark with a snapshot, and its own un-ACKed updates do not collide.
+func TestBack(t *testing.T) {
+	f := newFarm(t)
+	f.run()
+	f.master.until("session", func() bool { return f.master.session != nil })
+	attempt, steps := f.assign(2)
+	r := f.runners.of(attempt)
+	r.start(0)
+	f.kinds(attempt, "accepted", "start1")
+	f.kill()
+	old, err := os.ReadFile(filepath.Join(f.dir, "journal.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.run()
+	r.print(0, []byte("x"))
+	r.end(0)
+	r.start(1)
+	f.kinds(attempt, "accepted", "start1", "end1", "start2")
+	f.kill()
+	for _, path := range []string{"journal.db.clean"} { // the copy is of a closed journal
+		os.Remove(filepath.Join(f.dir, path))
+	}
+	if err := os.WriteFile(filepath.Join(f.dir, "journal.db"), old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.end(1)
+	f.run()
+	var kinds []string
+	f.master.until("snapshot and the end of step 2", func() bool {
+		kinds = f.master.attempts[attempt].kinds()
+		return slices.Contains(kinds, "snapshot:running") && (slices.Contains(kinds, "end2") || snapshotEnds(f.master.attempts[attempt], steps[1]))
+	})
+	r.finish("succeeded", "")
+	f.master.until("end", func() bool {
+		kinds = f.master.attempts[attempt].kinds()
+		return kinds[len(kinds)-1] == "succeeded:"
+	})
+	if !slices.Equal(kinds[:4], []string{"accepted", "start1", "end1", "start2"}) {
+		t.Errorf("updates = %v", kinds)
+	}
+	if n := f.runners.launched(); n != 1 {
+		t.Errorf("%d launches", n)
+	}
+}
+
+func snapshotEnds(a *fakeAttempt, step string) bool {
+	for _, u := range a.updates {
+		for _, s := range u.GetSnapshot().GetSteps() {
+			if s.GetStepId() == step && s.GetState() == holdfastv1.StepState_STEP_STATE_SUCCEEDED {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// P-gap: the store is an old copy. Gap, then a snapshot; once, although the
+// first Gap is lost with its session.
+func TestGap(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		lose bool // the first Gap is lost
+		held bool // un-ACKed updates are held
+	}{{"nothing held", false, false}, {"updates held", false, true}, {"the Gap is lost", true, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newFarm(t)
+			f.run()
+			f.master.until("session", func() bool { return f.master.session != nil })
+			attempt, steps := f.assign(3)
+			r := f.runners.of(attempt)
+			r.start(0)
+			f.kinds(attempt, "accepted", "start1")
+			r.print(0, []byte("twelve bytes"))
+			r.end(0)
+			f.kinds(attempt, "accepted", "start1", "end1")
+			f.log(attempt, steps[0], []byte("twelve bytes"))
+			f.master.until("the ACKs to be taken", func() bool { return f.agent.find(attempt).acknowledged() == 3 })
+			if c.held {
+				f.master.mu.Lock()
+				f.master.refuse = func(*holdfastv1.Hello) error { return context.DeadlineExceeded }
+				f.master.mu.Unlock()
+				f.master.cut(context.DeadlineExceeded)
+				r.start(1)
+				waitFor(t, "update 4", func() bool { return f.agent.find(attempt).next() == 5 })
+			}
+			// The store is restored from a backup taken after the first update.
+			f.master.mu.Lock()
+			a := f.master.attempts[attempt]
+			a.updates = a.updates[:1]
+			a.mark = 1
+			raw, _ := proto.MarshalOptions{Deterministic: true}.Marshal(a.updates[0])
+			a.chain = chain.Extend(0, raw)
+			a.logs = make(map[string]*fakeLog)
+			f.master.refuse = nil
+			if c.lose {
+				f.master.loseGaps = 1
+			}
+			f.master.mu.Unlock()
+			f.master.cut(context.DeadlineExceeded)
+			f.kinds(attempt, "accepted", "snapshot:running")
+			r.end0(2)
+			f.kinds(attempt, "accepted", "snapshot:running", "start3", "end3")
+			f.master.mu.Lock()
+			defer f.master.mu.Unlock()
+			if len(a.gaps) != 1 || a.gaps[0].GetFromSeq() != 2 || a.updates[1].GetSeq() != a.gaps[0].GetToSeq()+1 {
+				t.Errorf("gaps = %v", a.gaps)
+			}
+			if s := a.updates[1].GetSnapshot().GetSteps(); len(s) != 3 || s[0].GetLogBytes() != 12 || s[0].GetState() != holdfastv1.StepState_STEP_STATE_SUCCEEDED {
+				t.Errorf("snapshot = %v", a.updates[1])
+			}
+		})
+	}
+}
+
+func (t *attempt) acknowledged() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.acked
+}
+
+func waitFor(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			tb.Fatalf("waited in vain for %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// A lost journal: what the old one started is stopped before the first Hello.
+func TestJournalLost(t *testing.T) {
+	f := newFarm(t)
+	f.run()
+	f.master.until("session", func() bool { return f.master.session != nil })
+	attempt, _ := f.assign(1)
+	r := f.runners.of(attempt)
+	r.start(0)
+	f.kinds(attempt, "accepted", "start1")
+	f.kill()
+	names, err := filepath.Glob(filepath.Join(f.dir, "journal.db*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		os.Remove(name)
+	}
+	f.runners.obey = true
+	killedAtHello := false
+	f.master.mu.Lock()
+	f.master.refuse = func(*holdfastv1.Hello) error {
+		f.runners.mu.Lock()
+		defer f.runners.mu.Unlock()
+		killedAtHello = r.killed
+		return nil
+	}
+	f.master.mu.Unlock()
+	f.run()
+	f.master.until("Absent without a tombstone", func() bool { return len(f.master.absents) > 0 })
+	f.master.mu.Lock()
+	defer f.master.mu.Unlock()
+	h := f.master.hellos
+	if len(h) < 2 || h[0].GetJournalId() == h[1].GetJournalId() || h[0].GetInstanceId() != h[1].GetInstanceId() || len(h[1].GetAttempts()) != 0 {
+		t.Errorf("Hellos: %v", h)
+	}
+	if !killedAtHello {
+		t.Error("the runner was alive when Hello was sent")
+	}
+	if f.master.absents[0].GetTombstone() {
+		t.Errorf("a tombstone: %v", f.master.absents[0])
+	}
+	if _, err := os.Stat(filepath.Join(f.dir, "orphaned", attempt)); err != nil {
+		t.Errorf("no evidence: %v", err)
+	}
+}
+
+// A slave obeys a Want only from the store that gave the attempt, and drops
+// nothing for another one.
+func TestWantOfForeignStore(t *testing.T) {
+	f := newFarm(t)
+	f.run()
+	f.master.until("session", func() bool { return f.master.session != nil })
+	attempt, _ := f.assign(1)
+	r := f.runners.of(attempt)
+	r.start(0)
+	f.kinds(attempt, "accepted", "start1")
+	first := f.master
+	second := newFakeMaster(t)
+	second.store = "01JSTORE0000000000000000BB"
+	second.epoch = 100
+	f.kill()
+	f.master = second
+	f.run()
+	second.until("session", func() bool { return second.session != nil })
+	// It claims to know the attempt, and wants it stopped and forgotten.
+	for _, kind := range []holdfastv1.Want_Kind{holdfastv1.Want_KIND_STOP, holdfastv1.Want_KIND_FORGET} {
+		second.mu.Lock()
+		second.session.send(&holdfastv1.ConnectResponse{Message: &holdfastv1.ConnectResponse_Want{Want: &holdfastv1.Want{
+			AttemptId: attempt, Epoch: second.epoch, StoreId: second.store, Kind: kind, SetAside: true,
+			Marks: &holdfastv1.Marks{AttemptId: attempt, Seq: 99},
+		}}})
+		second.mu.Unlock()
+	}
+	time.Sleep(30 * time.Millisecond)
+	if r.told() != "" {
+		t.Errorf("the runner was told %q", r.told())
+	}
+	r.end(0)
+	r.finish("succeeded", "")
+	time.Sleep(30 * time.Millisecond)
+	f.kill()
+	f.master = first
+	first.mu.Lock()
+	first.epoch, first.session = 0, nil // the slave's highest epoch counts
+	first.mu.Unlock()
+	f.run()
+	f.kinds(attempt, "accepted", "start1", "end1", "succeeded:")
+	second.mu.Lock()
+	defer second.mu.Unlock()
+	if len(second.batches) > 0 || len(second.wrong) > 0 {
+		t.Errorf("the other store got %v, %v", second.batches, second.wrong)
+	}
+	if first.epoch <= 101 {
+		t.Errorf("epoch %d after 101 was seen", first.epoch)
+	}
+}
+
+// A refused stream is set aside: kept in a file, forgotten, its runner stopped.
+func TestForgetSetsAside(t *testing.T) {
+	f := newFarm(t)
+	f.run()
+	f.master.until("session", func() bool { return f.master.session != nil })
+	attempt, _ := f.assign(1)
+	r := f.runners.of(attempt)
+	f.kinds(attempt, "accepted")
+	refused := 0
+	f.master.mu.Lock()
+	f.master.frame = func(b *holdfastv1.StatusBatch) error {
+		if refused++; refused == 2 {
+			want := f.master.attempts[attempt].want
+			want.Kind, want.Reason, want.SetAside = holdfastv1.Want_KIND_FORGET, "stream refused", true
+		}
+		return rpcerr.New(rpcerr.BadFrame, "update %d is malformed", b.GetFirstSeq())
+	}
+	f.master.mu.Unlock()
+	r.start(0)
+	waitFor(t, "the runner to be told", func() bool { return r.told() != "" })
+	if f.agent.find(attempt) == nil {
+		t.Error("forgotten while its runner lives")
+	}
+	r.die()
+	f.gone(attempt)
+	kept, _ := filepath.Glob(filepath.Join(f.dir, "refused", attempt+"-*.bin"))
+	if len(kept) != 1 {
+		t.Fatalf("kept %v", kept)
+	}
+	b, err := os.ReadFile(kept[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := decodeFrame(2, b); err != nil {
+		t.Errorf("kept %x: %v", b, err)
+	}
+	f.master.mu.Lock()
+	defer f.master.mu.Unlock()
+	if refused != 2 {
+		t.Errorf("the frame was refused %d times", refused)
+	}
+}
+
+// ACKs of another epoch, of other attempts, or beyond what was sent are not
+// credited to anything (T-ack-epoch).
+func TestAckEpoch(t *testing.T) {
+	f := newFarm(t)
+	f.master.holdAcks = true
+	f.run()
+	f.master.until("session", func() bool { return f.master.session != nil })
+	attempt, _ := f.assign(1)
+	f.kinds(attempt, "accepted")
+	f.master.mu.Lock()
+	s, epoch := f.master.session, f.master.epoch
+	f.master.mu.Unlock()
+	ack := func(epoch uint64, attempt string, seq uint64) {
+		s.send(&holdfastv1.ConnectResponse{Message: &holdfastv1.ConnectResponse_Ack{Ack: &holdfastv1.Ack{
+			Epoch: epoch, Marks: []*holdfastv1.Marks{{AttemptId: attempt, Seq: seq}},
+		}}})
+	}
+	ack(epoch-1, attempt, 1)
+	ack(epoch+1, attempt, 1)
+	ack(epoch, newID(), 1)
+	ack(epoch, attempt, 2)
+	ack(epoch, attempt, 1<<40)
+	time.Sleep(50 * time.Millisecond)
+	if n := f.runners.launched(); n != 0 {
+		t.Fatal("an ACK that was not for `accepted` started a process")
+	}
+	info, _, err := f.agent.journal.Info(attempt)
+	if err != nil || info.Entries != 1 {
+		t.Fatalf("the journal holds %+v, %v", info, err)
+	}
+	ack(epoch, attempt, 1)
+	f.runners.of(attempt)
+	waitFor(t, "the trim", func() bool { info, _, _ := f.agent.journal.Info(attempt); return info.Entries == 0 })
+}

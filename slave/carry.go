@@ -1,0 +1,252 @@
+package slave
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"holdfast/journal"
+	holdfastv1 "holdfast/proto/holdfast/v1"
+	"holdfast/retry"
+)
+
+const (
+	// maxLaunches of one attempt's runner, as long as none has started a step.
+	maxLaunches = 3
+	// minQuiet is the least time between two looks of which the first found no
+	// news: a runner whose step prints wakes us a hundred times a second, and a look
+	// opens some files for each step. The sender is not held up by it.
+	minQuiet = 20 * time.Millisecond
+	// lookRetry is the wait after a look that failed.
+	lookRetry = 5 * time.Second
+)
+
+// start gives the attempt to a runner. Nothing of it has started so far, and
+// the store has confirmed `accepted` in this life of the agent (P-accept).
+func (t *attempt) start(ctx context.Context) (time.Duration, error) {
+	if t.launch.Tries >= maxLaunches {
+		return 0, t.endUnstarted(ctx, &stopOrder{
+			cause:  retry.CouldNotStart,
+			detail: fmt.Sprintf("the runner died %d times before it started a step", t.launch.Tries),
+		})
+	}
+	next := launchRecord{BootID: t.a.cfg.BootID, Tries: t.launch.Tries + 1}
+	b, err := json.Marshal(next)
+	if err != nil {
+		return 0, fmt.Errorf("encode launch record: %w", err)
+	}
+	// If we crash after this is durable and before the runner lives, the next
+	// agent finds a launched attempt without a step, and launches again.
+	put := journal.Write{Stream: t.meta.Attempt, Puts: map[string][]byte{keyLaunch: b}, Urgent: true}
+	if err := t.a.journal.Append(ctx, put); err != nil {
+		return 0, fmt.Errorf("journal the launch: %w", err)
+	}
+	t.launch, t.launched = next, true
+	if err := t.launchRunner(ctx); err != nil {
+		if ctx.Err() != nil {
+			return 0, nil // the next agent looks what came of it
+		}
+		// A failed launch may still have a runner: only a dead one that started
+		// nothing may be reported as never started.
+		s, lookErr := t.look()
+		if lookErr != nil || s.alive || s.started() {
+			t.log.Warn("launching the runner failed, but it may be running", "err", err)
+			return lookRetry, nil
+		}
+		cause := retry.CouldNotStart
+		if isNoSpace(err) {
+			cause = retry.DiskFull
+		}
+		return 0, t.endUnstarted(ctx, &stopOrder{cause: cause, detail: err.Error()})
+	}
+	t.log.Info("runner started", "try", next.Tries)
+	return t.watch(ctx, nil)
+}
+
+// launchRunner makes the workspace and the directory, and starts the runner.
+func (t *attempt) launchRunner(ctx context.Context) error {
+	workspace := workspacePath(t.a.cfg.Dir, &t.meta)
+	if err := os.MkdirAll(workspace, 0o755); err != nil {
+		return fmt.Errorf("make the workspace: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(t.dir), 0o755); err != nil {
+		return fmt.Errorf("make the attempt's directory: %w", err)
+	}
+	env := stepEnv(t.a.cfg.Environ(), t.a.cfg.EnvAllow, &t.meta, workspace, t.a.cfg.Name)
+	if err := t.a.runners.Prepare(t.dir, t.plan(workspace, env)); err != nil {
+		return fmt.Errorf("prepare the runner: %w", err)
+	}
+	if err := t.a.runners.Launch(ctx, t.dir); err != nil {
+		return fmt.Errorf("start the runner: %w", err)
+	}
+	return nil
+}
+
+// watch reports what the runner has left on disk, and tells it what is wanted.
+func (t *attempt) watch(ctx context.Context, stop *stopOrder) (time.Duration, error) {
+	if wait := time.Until(t.quiet); wait > 0 && (stop == nil || t.told) {
+		t.trim()
+		return wait, nil
+	}
+	s, err := t.look()
+	if err != nil {
+		if text := err.Error(); text != t.failure {
+			t.failure = text
+			t.log.Error("cannot look at the attempt", "err", err)
+		}
+		return lookRetry, nil
+	}
+	t.failure = ""
+	if !s.alive && s.end == nil {
+		return t.orphaned(ctx, s, stop)
+	}
+	if left := s.left(); len(left) > 0 {
+		t.strand(left)
+	}
+	news := false
+	if err := t.report(ctx, s.end != nil, func(b *batch) { b.tell(s); news = !b.empty() }); err != nil {
+		return 0, err
+	}
+	t.quiet = time.Time{}
+	if !news {
+		t.quiet = time.Now().Add(max(minQuiet, time.Duration(len(s.steps))*time.Millisecond))
+	}
+	t.trim()
+	if s.end != nil {
+		t.log.Info("attempt ended", "state", stateWord(s.end.state), "cause", s.end.cause)
+		t.a.changed()
+		_, forget, _, _ := t.wishes()
+		return t.settle(ctx, forget)
+	}
+	if stop != nil && !t.told {
+		if err := t.a.runners.Stop(t.dir, stopReason(stop.cause, stop.detail)); err != nil {
+			t.log.Warn("cannot tell the runner to stop; trying again", "err", err)
+			return lookRetry, nil
+		}
+		t.told = true
+	}
+	return t.cutOff(), nil
+}
+
+// cutOff stops an attempt that has been without a master for longer than its
+// spec allows, and says when to look again.
+func (t *attempt) cutOff() time.Duration {
+	again := t.a.cfg.ScanEvery
+	limit := time.Duration(t.meta.spec.GetStopOnSlaveAfterUs()) * time.Microsecond
+	since, cut := t.a.cutSince()
+	if limit <= 0 || !cut {
+		return again
+	}
+	if left := limit - time.Since(since); left > 0 {
+		return min(again, left)
+	}
+	t.order(retry.CutOff, fmt.Sprintf("no master for more than %v", limit))
+	return again
+}
+
+// orphaned ends an attempt whose runner is dead and left no last word. What it
+// left running is killed before its end is told.
+func (t *attempt) orphaned(ctx context.Context, s *sight, stop *stopOrder) (time.Duration, error) {
+	if !s.started() {
+		if stop != nil {
+			return 0, t.endUnstarted(ctx, stop)
+		}
+		if _, _, _, wanted := t.wishes(); !wanted {
+			return 0, nil
+		}
+		return t.start(ctx)
+	}
+	cause, detail := retry.RunnerLost, "the runner died without a last word"
+	var left []string
+	if t.launch.BootID != "" && t.launch.BootID != t.a.cfg.BootID {
+		cause, detail = retry.MachineRebooted, "the machine was restarted while the attempt ran"
+	} else {
+		var err error
+		if left, err = t.a.runners.KillLeftovers(ctx, t.dir); err != nil {
+			t.log.Error("cannot kill what the attempt left running; trying again", "err", err)
+			return lookRetry, nil
+		}
+	}
+	// Nothing writes any more: look again for the final word of every file, and
+	// make it durable, since its writer may not have come to that (P-sync).
+	if err := syncTree(t.dir, t.a.cfg.NoSync); err != nil {
+		t.log.Error("cannot sync what the attempt left; trying again", "err", err)
+		return lookRetry, nil
+	}
+	s, err := t.look()
+	if err != nil {
+		return lookRetry, nil
+	}
+	if len(left) > 0 {
+		t.strand(left)
+	}
+	if s.end == nil {
+		s.end = s.recordedEnd(t.meta.spec.GetSteps())
+	}
+	logs, err := t.scanLogs(s)
+	if err != nil {
+		t.log.Error("cannot read what the attempt left; trying again", "err", err)
+		return lookRetry, nil
+	}
+	err = t.report(ctx, true, func(b *batch) {
+		if len(left) > 0 {
+			b.note("", "leftover", "could not be killed: "+strings.Join(left, "; "))
+		}
+		b.tell(s)
+		if s.end == nil {
+			b.lost(cause, detail, logs)
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	t.closeLogs(logs)
+	t.log.Warn("attempt lost its runner", "cause", cause, "recorded_end", s.end != nil)
+	t.a.changed()
+	_, forget, _, _ := t.wishes()
+	return t.settle(ctx, forget)
+}
+
+// endUnstarted ends an attempt of which nothing was started.
+func (t *attempt) endUnstarted(ctx context.Context, why *stopOrder) error {
+	state := holdfastv1.AttemptState_ATTEMPT_STATE_FAILED
+	if why.cause == retry.Cancelled {
+		state = holdfastv1.AttemptState_ATTEMPT_STATE_CANCELLED
+	}
+	err := t.report(ctx, true, func(b *batch) {
+		b.finish(state, why.cause, why.detail, holdfastv1.StepState_STEP_STATE_LOST)
+	})
+	if err != nil {
+		return err
+	}
+	t.log.Info("attempt ended before it started", "cause", why.cause, "why", why.detail)
+	t.a.changed()
+	t.poke()
+	return nil
+}
+
+// strand notes processes that nothing can kill: the slave takes no new build.
+func (t *attempt) strand(left []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.leftover != "" {
+		return
+	}
+	t.leftover = fmt.Sprintf("attempt %s left processes that cannot be killed: %s", t.meta.Attempt, strings.Join(left, "; "))
+	t.log.Error("cannot kill what the attempt left running; no new builds are taken", "left", left)
+}
+
+func isNoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, journal.ErrFull)
+}
+
+// stateWord is the word people use for a state (DESIGN §2).
+func stateWord(s holdfastv1.AttemptState) string {
+	return strings.ToLower(strings.TrimPrefix(s.String(), "ATTEMPT_STATE_"))
+}

@@ -1,0 +1,192 @@
+package slave
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+)
+
+// identityVersion of identity.json.
+const identityVersion = 1
+
+// identityFile is what identity.json holds. It is not in the journal, so that
+// a lost journal is noticed by its new id under an old instance (P-identity).
+type identityFile struct {
+	Version      int       `json:"version"`
+	Instance     string    `json:"instance"`
+	Incarnation  uint64    `json:"incarnation"`
+	HighestEpoch uint64    `json:"highest_epoch"`
+	StoreID      string    `json:"store_id,omitempty"`
+	CreatedAt    time.Time `json:"created_at"`
+}
+
+// identity is the agent's word about who it is. Every change is durable before
+// the method returns, so nothing is ever told to a master that a crash could
+// take back (T-register-once).
+type identity struct {
+	path   string
+	noSync bool
+	fresh  bool // there was no file
+
+	mu   sync.Mutex // guards file: one change at a time
+	file identityFile
+}
+
+// readIdentity reads DIR/identity.json and writes nothing. A directory without
+// one gets an instance, which exists only in memory until start.
+func readIdentity(dir string, entropy io.Reader, noSync bool) (*identity, error) {
+	id := &identity{path: filepath.Join(dir, "identity.json"), noSync: noSync}
+	b, err := os.ReadFile(id.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		now := time.Now().UTC()
+		instance, err := ulid.New(ulid.Timestamp(now), entropy)
+		if err != nil {
+			return nil, fmt.Errorf("make an instance id: %w", err)
+		}
+		id.file, id.fresh = identityFile{Version: identityVersion, Instance: instance.String(), CreatedAt: now}, true
+		return id, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read identity: %w", err)
+	}
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return nil, damagedf(id.path, "%v; restore it, or remove it to register as a new slave", err)
+	}
+	if head.Version > identityVersion {
+		return nil, fmt.Errorf("%s has version %d, this binary knows %d: %w", id.path, head.Version, identityVersion, ErrNewerVersion)
+	}
+	if err := json.Unmarshal(b, &id.file); err != nil {
+		return nil, damagedf(id.path, "%v", err)
+	}
+	if _, err := ulid.ParseStrict(id.file.Instance); err != nil || head.Version < 1 {
+		return nil, damagedf(id.path, "version %d, instance %q", head.Version, id.file.Instance)
+	}
+	return id, nil
+}
+
+// start counts this start of the agent. It comes before the first Hello.
+//
+// If we crash before the rename, the number is not used and the next start
+// takes it (or, the first time, another instance nobody has heard of); if
+// after, one number is skipped. Neither makes a second row at a master.
+func (id *identity) start() error {
+	return id.change(func(f *identityFile) { f.Incarnation++ })
+}
+
+// welcome makes a session's epoch and store durable. It comes before anything
+// is sent in that session, so that the next Hello cannot name a lower one
+// (P-fence).
+func (id *identity) welcome(epoch uint64, storeID string) error {
+	return id.change(func(f *identityFile) {
+		f.HighestEpoch = max(f.HighestEpoch, epoch)
+		f.StoreID = storeID
+	})
+}
+
+// get returns what is durable.
+func (id *identity) get() identityFile {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	return id.file
+}
+
+func (id *identity) change(fn func(*identityFile)) error {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	next := id.file
+	fn(&next)
+	b, err := json.MarshalIndent(next, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode identity: %w", err)
+	}
+	if err := writeFileDurably(id.path, append(b, '\n'), id.noSync); err != nil {
+		return fmt.Errorf("write identity: %w", err)
+	}
+	id.file = next
+	// The next change must not need space (P-full). If there is none now, the
+	// next change may fail; until then nothing is wrong.
+	_ = reserveFile(id.path+tempSuffix, identityRoom)
+	return nil
+}
+
+// identityRoom is more than identity.json ever needs.
+const identityRoom = 4 << 10
+
+// tempSuffix names the file that becomes the new content by rename.
+const tempSuffix = ".new"
+
+// writeFileDurably replaces path as a whole: a reader, and a crash, finds the
+// old content or the new one.
+func writeFileDurably(path string, b []byte, noSync bool) error {
+	temp := path + tempSuffix
+	// Not truncated first: a reserved file keeps its blocks.
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err = f.WriteAt(b, 0); err == nil {
+		err = f.Truncate(int64(len(b)))
+	}
+	if err == nil && !noSync {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	// If we crash before the rename the old file stands; after it, the new one
+	// does, once the directory is synced.
+	if err := os.Rename(temp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path), noSync)
+}
+
+// syncDir makes the names in dir durable.
+func syncDir(dir string, noSync bool) error {
+	if noSync {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// syncTree makes durable whatever is in dir, names included.
+func syncTree(dir string, noSync bool) error {
+	if noSync {
+		return nil
+	}
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // nothing there, or removed meanwhile
+		}
+		if err != nil || !d.IsDir() && !d.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Sync(), f.Close())
+	})
+}

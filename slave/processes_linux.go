@@ -1,0 +1,206 @@
+package slave
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/slave/runner"
+)
+
+// processes is Runners with real processes.
+type processes struct {
+	exe  []string
+	log  *slog.Logger
+	wake *runner.Wake
+	died chan struct{} // one slot: a runner died
+	both chan struct{} // one slot: wake or died
+
+	mu      sync.Mutex // guards watched
+	watched map[string]bool
+	watch   func(dir string, pid int) // set by run
+}
+
+var _ Runners = (*processes)(nil)
+
+func newProcesses(cfg *Config, log *slog.Logger) (*processes, error) {
+	wake, err := runner.OpenWake(wakePath(cfg.Dir))
+	if err != nil {
+		return nil, err
+	}
+	return &processes{
+		exe:     cfg.Exe,
+		log:     log,
+		wake:    wake,
+		died:    make(chan struct{}, 1),
+		both:    make(chan struct{}, 1),
+		watched: make(map[string]bool),
+	}, nil
+}
+
+// run passes wake-ups on and watches for deaths until ctx ends.
+func (p *processes) run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	p.mu.Lock()
+	p.watch = func(dir string, pid int) {
+		wg.Go(func() { p.awaitDeath(ctx, dir, pid) })
+	}
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		p.watch = nil
+		p.mu.Unlock()
+	}()
+	wg.Go(func() {
+		if err := p.wake.Run(ctx); err != nil {
+			p.log.Error("runners cannot wake the agent any more; looking once a minute", "err", err)
+		}
+	})
+	for {
+		select {
+		case <-p.wake.C:
+		case <-p.died:
+		case <-ctx.Done():
+			return nil
+		}
+		select {
+		case p.both <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (p *processes) Wake() <-chan struct{} { return p.both }
+
+func (p *processes) Prepare(dir string, plan runner.Plan) error { return runner.Prepare(dir, plan) }
+func (p *processes) Alive(dir string) (bool, error)             { return runner.Alive(dir) }
+func (p *processes) Stop(dir, reason string) error              { return runner.Stop(dir, reason) }
+func (p *processes) Poke(dir string) error                      { return runner.Poke(dir) }
+
+func (p *processes) Launch(ctx context.Context, dir string) error {
+	err := runner.Launch(ctx, runner.LaunchConfig{Exe: p.exe, Dir: dir})
+	if errors.Is(err, runner.ErrAlive) || errors.Is(err, runner.ErrEnded) {
+		return nil // launched by an agent that died before it knew
+	}
+	return err
+}
+
+func (p *processes) Observe(dir string) (runner.Observation, error) {
+	o, err := runner.Observe(dir)
+	if err == nil && o.Alive {
+		p.watchOnce(dir)
+	}
+	return o, err
+}
+
+// watchOnce sees to it that the death of dir's runner, also by kill -9, wakes
+// the agent. It is a hint: the lock alone tells whether a runner lives, and the
+// safety scan finds what a lost hint hides.
+func (p *processes) watchOnce(dir string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.watched[dir] || p.watch == nil {
+		return
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "runner.json"))
+	if err != nil {
+		return // not written yet: at the next look
+	}
+	var who struct {
+		PID int `json:"pid"`
+	}
+	if err := json.Unmarshal(b, &who); err != nil || who.PID <= 0 {
+		return
+	}
+	p.watched[dir] = true
+	p.watch(dir, who.PID)
+}
+
+// awaitDeath waits until the process is gone, or ctx ends.
+func (p *processes) awaitDeath(ctx context.Context, dir string, pid int) {
+	defer func() {
+		p.mu.Lock()
+		delete(p.watched, dir)
+		p.mu.Unlock()
+		select {
+		case p.died <- struct{}{}:
+		default:
+		}
+	}()
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		if !errors.Is(err, unix.ESRCH) {
+			// An old kernel: leave it to the scan.
+			<-ctx.Done()
+		}
+		return
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close()
+	stop := context.AfterFunc(ctx, func() { f.Close() })
+	defer stop()
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = conn.Read(func(fd uintptr) bool { // readable once the process has ended
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
+	})
+}
+
+// killRunnerPatience is how long a killed runner may take to be gone.
+const killRunnerPatience = 10 * time.Second
+
+// KillLeftovers kills a runner that still lives first. Its steps, which it can
+// then no longer reap, die with the leftovers.
+func (p *processes) KillLeftovers(ctx context.Context, dir string) ([]string, error) {
+	for began := time.Now(); ; {
+		left, err := runner.KillLeftovers(ctx, dir)
+		if !errors.Is(err, runner.ErrAlive) || time.Since(began) > killRunnerPatience {
+			return left, err
+		}
+		if err := killRunner(dir); err != nil {
+			return nil, err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// killRunner kills the process whose command line says that it is the runner
+// of dir.
+func killRunner(dir string) error {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return fmt.Errorf("kill runner: %w", err)
+	}
+	want := []byte("\x00--dir\x00" + dir + "\x00")
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		line, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if err == nil && bytes.HasSuffix(line, want) {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("kill runner %d: %w", pid, err)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,36 @@
+package slave
+
+import (
+	"context"
+	"path/filepath"
+
+	"holdfast/slave/runner"
+)
+
+// Runners start and watch the processes that carry attempts through. Dir is
+// the attempt's directory; everything they have to say is in it (package
+// runner), so that an agent can take over what another one started. Methods may be
+// called concurrently for different directories.
+type Runners interface {
+	// Prepare lays out dir, durably. It may be repeated until Launch succeeds.
+	Prepare(dir string, plan runner.Plan) error
+	// Launch starts the runner. After an error there may or may not be one.
+	Launch(ctx context.Context, dir string) error
+	// Alive reports whether there is a runner.
+	Alive(dir string) (bool, error)
+	// Observe reads dir. An error that wraps fs.ErrNotExist: never prepared.
+	Observe(dir string) (runner.Observation, error)
+	// Stop tells the runner to stop the attempt, durably.
+	Stop(dir, reason string) error
+	// Poke tells the runner that there is room in the spool.
+	Poke(dir string) error
+	// KillLeftovers kills whatever a dead runner left running; a runner that
+	// still lives, too. It names what nothing can kill. An error that wraps
+	// fs.ErrNotExist: never prepared, so nothing was started.
+	KillLeftovers(ctx context.Context, dir string) (left []string, err error)
+	// Wake has one slot: some runner has something to say, or died.
+	Wake() <-chan struct{}
+}
+
+// wakePath is the FIFO through which runners wake the agent.
+func wakePath(dir string) string { return filepath.Join(dir, "wake") }

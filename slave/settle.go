@@ -1,0 +1,168 @@
+package slave
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"holdfast/journal"
+	holdfastv1 "holdfast/proto/holdfast/v1"
+	"holdfast/retry"
+	"holdfast/slave/spool"
+)
+
+// settle brings an ended attempt to its tombstone: ended → drained (the store
+// has every update and every log byte) → forgotten, when the master says so.
+func (t *attempt) settle(ctx context.Context, forget *forgetOrder) (time.Duration, error) {
+	if !t.isSeen() {
+		if _, err := t.look(); err != nil {
+			t.log.Warn("cannot look at the ended attempt; trying again", "err", err)
+			return lookRetry, nil
+		}
+	}
+	if !t.swept {
+		// If we crash before it is gone, the next agent removes it.
+		if err := removeWorkspace(t.a.cfg.Dir, &t.meta); err != nil {
+			t.log.Warn("cannot remove the workspace", "err", err)
+		}
+		t.swept = true
+	}
+	t.trim()
+	if t.drained() {
+		t.a.changed()
+		if forget != nil {
+			return 0, t.drop(ctx)
+		}
+	}
+	return 0, nil
+}
+
+// drop forgets the attempt: tombstone in, stream out, in one transaction; then
+// the directory.
+//
+// If we crash before the transaction is durable, the attempt is still held and
+// Hello says so; after it, the next agent finds a directory whose attempt has
+// a tombstone, and removes it.
+func (t *attempt) drop(ctx context.Context) error {
+	_, _, rep, _ := t.wishes()
+	ts := tombstone{Attempt: t.meta.Attempt, State: rep.State, Cause: rep.Cause, LastSeq: rep.Next - 1, Chain: rep.Chain}
+	if !rep.ended() { // set aside: it never said how it ended
+		ts.State, ts.Cause = holdfastv1.AttemptState_ATTEMPT_STATE_FAILED, string(retry.StreamRefused)
+	}
+	bury, buried, err := t.a.tombs.bury(ts)
+	if err != nil {
+		return err
+	}
+	if err := t.a.journal.Append(ctx, bury, journal.Write{Stream: t.meta.Attempt, Drop: true}); err != nil {
+		return fmt.Errorf("forget the attempt: %w", err)
+	}
+	buried()
+	t.mu.Lock()
+	t.gone = true
+	t.mu.Unlock()
+	t.a.remove(t)
+	if err := removeTree(t.dir); err != nil {
+		t.log.Warn("cannot remove the attempt's directory", "err", err)
+	}
+	t.log.Info("attempt forgotten", "state", stateWord(rep.State), "last_seq", rep.Next-1)
+	return nil
+}
+
+// setAside forgets an attempt whose stream was refused or has diverged: it is
+// stopped, and what the store did not take is kept in a file for people
+// (P-refuse, P-diverged).
+//
+// If we crash before the file is whole, it is written again, under another
+// name; after it and before the drop, a second copy is made.
+func (t *attempt) setAside(ctx context.Context, forget *forgetOrder) (time.Duration, error) {
+	if t.launched {
+		s, err := t.look()
+		if err != nil {
+			return lookRetry, nil
+		}
+		if s.alive {
+			if !t.told {
+				if err := t.a.runners.Stop(t.dir, stopReason(retry.Cancelled, "the master set the attempt aside: "+forget.reason)); err != nil {
+					return lookRetry, nil
+				}
+				t.told = true
+			}
+			return t.a.cfg.ScanEvery, nil
+		}
+		left, err := t.a.runners.KillLeftovers(ctx, t.dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return lookRetry, nil
+		}
+		if len(left) > 0 {
+			t.strand(left)
+		}
+	}
+	path, err := t.writeRefused()
+	if err != nil {
+		t.log.Error("cannot keep what the store refused; trying again", "err", err)
+		return lookRetry, nil
+	}
+	t.log.Warn("the master set the attempt aside", "why", forget.reason, "kept", path)
+	if err := removeWorkspace(t.a.cfg.Dir, &t.meta); err != nil {
+		t.log.Warn("cannot remove the workspace", "err", err)
+	}
+	return 0, t.drop(ctx)
+}
+
+// writeRefused writes all held frames to DIR/refused/ATTEMPT-TIME.bin, one
+// after another as they are in the journal.
+func (t *attempt) writeRefused() (string, error) {
+	entries, err := t.a.journal.Read(t.meta.Attempt, 1, 0)
+	if err != nil {
+		return "", fmt.Errorf("read what was refused: %w", err)
+	}
+	if len(entries) == 0 {
+		return "", nil
+	}
+	var b []byte
+	for _, e := range entries {
+		b = append(b, e.Data...)
+	}
+	dir := filepath.Join(t.a.cfg.Dir, "refused")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	name := fmt.Sprintf("%s-%s.bin", t.meta.Attempt, time.Now().UTC().Format("20060102T150405.000000"))
+	path := filepath.Join(dir, name)
+	return path, writeFileDurably(path, b, t.a.cfg.NoSync)
+}
+
+// trim frees the spool's ACKed segments and tells the runner that there is
+// room.
+func (t *attempt) trim() {
+	t.mu.Lock()
+	logs := append([]logState(nil), t.logs...)
+	t.mu.Unlock()
+	for i, l := range logs {
+		if l.spool == "" || l.acked <= l.trimmed {
+			continue
+		}
+		if err := spool.Trim(l.spool, l.acked); err != nil {
+			t.log.Warn("cannot trim the spool", "step", i+1, "err", err)
+			continue
+		}
+		t.mu.Lock()
+		t.logs[i].trimmed = l.acked
+		t.mu.Unlock()
+		if !l.final {
+			if err := t.a.runners.Poke(t.dir); err != nil {
+				t.log.Debug("cannot poke the runner", "err", err)
+			}
+		}
+	}
+}
+
+func (t *attempt) isSeen() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.seen
+}

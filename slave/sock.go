@@ -1,0 +1,146 @@
+package slave
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// sockName is where a running agent hands out copies of its journal.
+const sockName = "agent.sock"
+
+// sockTimeout limits one conversation, so that a stuck reader is let go.
+const sockTimeout = 5 * time.Minute
+
+// The stream: the copy, then 4 bytes that say it is whole. A reader that gets
+// anything else at the end has a broken copy.
+var sockTrailer = []byte("hJOK")
+
+// serveSock hands a consistent copy of the journal to everyone who connects to
+// DIR/agent.sock, until ctx ends. Copying the file itself would give false
+// alarms: a live bbolt file is torn.
+func serveSock(ctx context.Context, dir string, snapshot func(io.Writer) error) error {
+	l, err := listenSock(dir)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", sockName, err)
+	}
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("accept on %s: %w", sockName, err)
+		}
+		wg.Go(func() {
+			defer conn.Close()
+			hangUp := context.AfterFunc(ctx, func() { conn.Close() })
+			defer hangUp()
+			if err := conn.SetDeadline(time.Now().Add(sockTimeout)); err != nil {
+				return
+			}
+			if err := snapshot(conn); err == nil {
+				_, _ = conn.Write(sockTrailer) // the reader notices if not
+			}
+		})
+	}
+}
+
+func listenSock(dir string) (net.Listener, error) {
+	path, done, err := sockPath(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	// DIR/lock is ours, so a socket that is there belongs to a dead agent.
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false) // by the name used here it could unlink another's
+	return l, os.Chmod(path, 0o600)
+}
+
+// CopyJournal asks the agent that runs on dir for a consistent copy of its
+// journal and writes it to w. ErrNotRunning: nobody answers; then the file may be
+// opened read-only. Any other error: what w got is not whole.
+func CopyJournal(ctx context.Context, dir string, w io.Writer) error {
+	path, done, err := sockPath(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", dir, ErrNotRunning)
+	}
+	if err != nil {
+		return fmt.Errorf("copy journal: %w", err)
+	}
+	defer done()
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", dir, ErrNotRunning)
+	}
+	if err != nil {
+		return fmt.Errorf("copy journal: %w", err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	return copyTrailed(w, conn)
+}
+
+// copyTrailed copies all but the trailer, which must be there.
+func copyTrailed(w io.Writer, r io.Reader) error {
+	n := len(sockTrailer)
+	buf := make([]byte, 64<<10)
+	held := 0 // bytes at the front of buf that may be the trailer
+	for {
+		got, err := r.Read(buf[held:])
+		held += got
+		if held > n {
+			if _, werr := w.Write(buf[:held-n]); werr != nil {
+				return fmt.Errorf("copy journal: %w", werr)
+			}
+			held = copy(buf, buf[held-n:held])
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("copy journal: %w", err)
+		}
+	}
+	if string(buf[:held]) != string(sockTrailer) {
+		return fmt.Errorf("copy journal: the agent broke off: %w", io.ErrUnexpectedEOF)
+	}
+	return nil
+}
+
+// sockPath names DIR/agent.sock in less than the 108 bytes a socket address
+// has room for, however long dir is: through an open descriptor of dir. done
+// closes it.
+func sockPath(dir string) (path string, done func(), err error) {
+	if path := filepath.Join(dir, sockName); len(path) < 100 {
+		return path, func() {}, nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	path = filepath.Join("/proc/self/fd", strconv.Itoa(int(d.Fd())), sockName)
+	return path, func() { d.Close() }, nil
+}

@@ -1,0 +1,91 @@
+package slave
+
+import (
+	"fmt"
+
+	"holdfast/retry"
+)
+
+// refusal says why the slave takes no new attempt now; an empty cause: it
+// does. Slots are not part of it: a full slave is well.
+func (a *Agent) refusal() (cause retry.Cause, why string) {
+	if a.draining() {
+		return retry.RefusedDraining, "draining: waits for what runs, then stops"
+	}
+	for _, t := range a.held() {
+		if why := t.stranded(); why != "" {
+			return retry.RefusedDraining, why
+		}
+	}
+	if a.full.Load() {
+		return retry.RefusedDisk, "the journal is full of updates that no master has ACKed"
+	}
+	if used, part := a.spoolBacklog(), a.spoolPart(); used > part {
+		return retry.RefusedDisk, fmt.Sprintf("%d bytes of logs of ended attempts wait for a master, more than %d", used, part)
+	}
+	if a.cfg.MinFree < 0 {
+		return "", ""
+	}
+	free, err := a.cfg.FreeBytes(a.cfg.Dir)
+	if err != nil {
+		return retry.RefusedDisk, fmt.Sprintf("cannot tell the free space: %v", err)
+	}
+	if free < a.cfg.MinFree {
+		return retry.RefusedDisk, fmt.Sprintf("%d bytes free on the disk, fewer than %d", free, a.cfg.MinFree)
+	}
+	return "", ""
+}
+
+// spoolPart is how many log bytes one attempt may hold on disk. The parts of
+// all slots and one more for ended attempts make up the quota.
+func (a *Agent) spoolPart() int64 {
+	return a.cfg.SpoolQuota / int64(a.cfg.Slots+1)
+}
+
+// spoolBacklog is how many log bytes of ended attempts are not ACKed.
+func (a *Agent) spoolBacklog() int64 {
+	var sum int64
+	for _, t := range a.held() {
+		if !t.occupies() {
+			sum += t.logBacklog()
+		}
+	}
+	return sum
+}
+
+// busySlots counts the attempts that occupy a slot.
+func (a *Agent) busySlots() int {
+	n := 0
+	for _, t := range a.held() {
+		if t.occupies() {
+			n++
+		}
+	}
+	return n
+}
+
+// setJournalFull notes whether the journal has room for ordinary records.
+func (a *Agent) setJournalFull(full bool) {
+	if a.full.Swap(full) != full {
+		a.signalWork() // the master should know
+	}
+}
+
+func (t *attempt) stranded() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.leftover
+}
+
+// logBacklog is how many bytes of ended steps are not ACKed.
+func (t *attempt) logBacklog() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var sum int64
+	for i := range t.logs {
+		if l := &t.logs[i]; l.final && l.size > l.acked {
+			sum += l.size - l.acked
+		}
+	}
+	return sum
+}

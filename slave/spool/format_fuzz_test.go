@@ -1,0 +1,84 @@
+package spool
+
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+	"testing"
+	"time"
+)
+
+// FuzzRecord: whatever the bytes are, what decodes matches its CRC and encodes
+// to the same bytes again.
+func FuzzRecord(f *testing.F) {
+	good := record{offset: 7, at: time.UnixMicro(1), stream: Stderr, data: []byte("hello\x00")}.appendTo(nil)
+	for _, offset := range []int64{7, 8, -1, math.MaxInt64} {
+		f.Add(good, offset)
+	}
+	f.Add(good[:len(good)-1], int64(7))
+	f.Add(binary.LittleEndian.AppendUint32(nil, math.MaxUint32), int64(0))
+	f.Add([]byte{}, int64(0))
+	f.Fuzz(func(t *testing.T, b []byte, offset int64) {
+		r, size, err := decodeRecord(b, offset)
+		if err != nil {
+			if !errors.Is(err, ErrTorn) {
+				t.Fatalf("error of no class: %v", err)
+			}
+			return
+		}
+		if size > len(b) || r.offset != offset || len(r.data) == 0 || len(r.data) > MaxRecord {
+			t.Fatalf("decoded %d of %d bytes: %+v", size, len(b), r)
+		}
+		if checksum(b[8:size]) != binary.LittleEndian.Uint32(b[4:]) {
+			t.Fatal("returned bytes whose CRC does not match")
+		}
+		if at, off, ok := findRecord(append([]byte{1, 2, 3}, b...), offset); offset >= 0 && offset < math.MaxInt64-MaxRecord && (!ok || at > 3 || off > offset) {
+			t.Fatalf("found %d, %d, %v behind three bytes", at, off, ok)
+		}
+	})
+}
+
+// FuzzSegment: whatever a file holds, walking it and looking for records in it
+// ends, and returns only bytes whose CRC matches.
+func FuzzSegment(f *testing.F) {
+	good := header{base: 40, prefix: 9}.encode()
+	good = record{offset: 40, at: time.UnixMicro(1), stream: Stdout, data: []byte("one")}.appendTo(good)
+	good = record{offset: 43, at: time.UnixMicro(2), stream: Stderr, data: []byte("two")}.appendTo(good)
+	f.Add(good)
+	f.Add(good[:headerSize])
+	f.Add(good[:len(good)-1])
+	f.Add(append(header{base: math.MaxInt64}.encode(), record{offset: math.MaxInt64, data: []byte("x")}.appendTo(nil)...))
+	f.Add([]byte(magic))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		base := int64(40)
+		if h, err := decodeHeader(b); err == nil {
+			base = h.base
+		} else if !errors.Is(err, ErrTorn) && !errors.Is(err, ErrNewer) {
+			t.Fatalf("error of no class: %v", err)
+		}
+		w, end, err := walkBytes(segment{base: base}, b)
+		if err != nil && !errors.Is(err, ErrTorn) && !errors.Is(err, ErrNewer) {
+			t.Fatalf("error of no class: %v", err)
+		}
+		if w == nil {
+			return
+		}
+		crc, offset, rest := w.prefix, base, b[headerSize:]
+		for offset != end {
+			r, size, err := decodeRecord(rest, offset)
+			if err != nil {
+				t.Fatalf("walked over what does not decode: %v", err)
+			}
+			crc, offset, rest = crcUpdate(crc, r.data), offset+int64(len(r.data)), rest[size:]
+		}
+		if crc != w.crc {
+			t.Fatalf("CRC %x of the log, want %x", w.crc, crc)
+		}
+		if at, _, ok := findRecord(b, 0); ok {
+			if _, _, err := decodeRecord(b[at:], int64(binary.LittleEndian.Uint64(b[at+8:]))); err != nil {
+				t.Fatalf("found what does not decode: %v", err)
+			}
+		}
+	})
+}

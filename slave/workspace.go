@@ -1,0 +1,70 @@
+package slave
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	holdfastv1 "holdfast/proto/holdfast/v1"
+)
+
+// What BuildSpec.workspace may be; empty means attempt.
+const (
+	workspaceAttempt = "attempt"
+	workspaceKept    = "kept"
+)
+
+// keptName is the workspace that builds of this name share, one after another;
+// empty if the attempt has one of its own.
+func keptName(spec *holdfastv1.BuildSpec) string {
+	if spec.GetWorkspace() == workspaceKept {
+		return spec.GetName()
+	}
+	return ""
+}
+
+// workspacePath is where an attempt's steps run.
+func workspacePath(dir string, meta *attemptMeta) string {
+	if name := keptName(meta.spec); name != "" {
+		// Escaped, so that a name cannot leave the directory or be one of ours.
+		escaped := url.PathEscape(name)
+		if len(escaped) > 200 { // a file name has room for 255 bytes
+			sum := sha256.Sum256([]byte(name))
+			escaped = escaped[:100] + "-" + hex.EncodeToString(sum[:16])
+		}
+		return filepath.Join(dir, "kept", "b-"+escaped)
+	}
+	return filepath.Join(dir, "work", meta.Attempt)
+}
+
+// removeWorkspace removes the workspace of an attempt that has ended; a kept
+// one stays. Nothing of the attempt is alive any more.
+func removeWorkspace(dir string, meta *attemptMeta) error {
+	if keptName(meta.spec) != "" {
+		return nil
+	}
+	return removeTree(workspacePath(dir, meta))
+}
+
+// removeTree is os.RemoveAll for trees that builds have written: a Go module
+// cache, for instance, makes its directories read-only.
+func removeTree(path string) error {
+	err := os.RemoveAll(path)
+	if err == nil {
+		return nil
+	}
+	_ = filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			_ = os.Chmod(p, 0o700)
+		}
+		return nil // the second RemoveAll tells what is still wrong
+	})
+	if err := os.RemoveAll(path); err != nil {
+		return fmt.Errorf("remove workspace: %w", err)
+	}
+	return nil
+}
