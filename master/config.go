@@ -32,8 +32,12 @@ type Config struct {
 	// LostAfter is the farm's default patience with slaves that are away.
 	// Default: 30 min.
 	LostAfter time.Duration
-	// Tick is the resolution of the lost watch. Default: 5 s.
+	// Tick is the resolution of the lost watch. Default: 1 s.
 	Tick time.Duration
+	// SafetyPoll is how often whoever waits for hints looks without one. Within
+	// one process no hint is lost; masters that share a store need it in
+	// seconds. Default: 1 h.
+	SafetyPoll time.Duration
 	// KeepaliveTime and KeepaliveTimeout find dead links. They are one half of
 	// a pair: slaves must not ping more often than half of KeepaliveTime.
 	// Default: 15 s and 10 s.
@@ -59,7 +63,7 @@ func (c *Config) setDefaults() error {
 	if c.ID == "" || c.Store == nil || c.Listener == nil {
 		return errors.New("master: ID, Store and Listener are required")
 	}
-	if c.LostAfter < 0 || c.Tick < 0 || c.KeepaliveTime < 0 || c.KeepaliveTimeout < 0 {
+	if c.LostAfter < 0 || c.Tick < 0 || c.SafetyPoll < 0 || c.KeepaliveTime < 0 || c.KeepaliveTimeout < 0 {
 		return errors.New("master: a duration is negative")
 	}
 	if len(c.Masters) == 0 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -20,20 +21,29 @@ import (
 )
 
 const (
-	maxMessage = 2 << 20          // bytes of one gRPC message from outside
-	stopGrace  = 10 * time.Second // for replies on their way when stopping
+	maxMessage = 4 << 20 // bytes of one gRPC message from outside (P-limits)
+	// flowWindow is what may be on its way to us in one stream, and in one
+	// connection, before somebody here has read it. A fixed one keeps gRPC from
+	// growing it to 16 MiB a connection.
+	flowWindow = 1 << 20
+	maxStreams = 1000 // of one connection
+
+	replyGrace = time.Second      // for replies on their way when stopping
+	stopGrace  = 10 * time.Second // for slaves to be noted as away, and for HTTP
 )
 
 // Master is one master process's worth of components.
 type Master struct {
 	cfg        Config
 	hub        *notify.Hub
+	metrics    *metrics
 	committer  *store.Committer
 	link       *link.Server
 	api        *api.Server
 	dispatcher *schedule.Dispatcher
 	watch      *schedule.Watch
 	grpc       *grpc.Server
+	serving    atomic.Bool // adopt is over and nobody has asked to stop
 }
 
 // New validates cfg and builds the components; nothing runs yet.
@@ -42,39 +52,54 @@ func New(cfg Config) (*Master, error) {
 		return nil, err
 	}
 	m := &Master{cfg: cfg, hub: new(notify.Hub)}
-	entropy := cfg.Entropy
-	if entropy == nil {
-		entropy = rand.Reader
+	if cfg.Entropy == nil {
+		cfg.Entropy = rand.Reader
+	}
+	var err error
+	if m.metrics, err = newMetrics(cfg.Metrics); err != nil {
+		return nil, fmt.Errorf("master: %w", err)
 	}
 	m.committer = store.NewCommitter(store.CommitterConfig{
-		Store:  cfg.Store,
+		Store:  &meteredStore{cfg.Store, m.metrics},
 		Logger: cfg.Logger,
+		Jitter: cfg.Jitter,
 		OnCommit: func(ops []store.Op) {
-			m.hub.Publish(keysOf(ops, store.EventsOf(ops...))...)
+			events := store.EventsOf(ops...)
+			m.metrics.told(events)
+			m.hub.Publish(keysOf(ops, events)...)
 		},
 	})
-	var err error
+	commit := &meteredCommitter{m.committer, m.metrics}
 	if m.link, err = link.New(link.Config{
-		MasterID: cfg.ID, Masters: cfg.Masters, Store: cfg.Store, Commit: m.committer, Hub: m.hub,
-		Logger: cfg.Logger, LostAfter: cfg.LostAfter, Jitter: cfg.Jitter,
+		MasterID: cfg.ID, Masters: cfg.Masters, Store: cfg.Store, Commit: commit, Hub: m.hub,
+		Logger: cfg.Logger, Metrics: cfg.Metrics, LostAfter: cfg.LostAfter, SafetyPoll: cfg.SafetyPoll, Jitter: cfg.Jitter,
 	}); err != nil {
 		return nil, err
 	}
 	if m.api, err = api.New(api.Config{
-		MasterID: cfg.ID, Version: cfg.Version, Store: cfg.Store, Commit: m.committer, Hub: m.hub,
-		Statuses: m.statuses, NotReady: m.notReady, Logger: cfg.Logger,
+		MasterID: cfg.ID, Version: cfg.Version, Store: cfg.Store, Commit: commit, Hub: m.hub,
+		Statuses: m.statuses, NotReady: m.notReady, Logger: cfg.Logger, Metrics: cfg.Metrics, SafetyPoll: cfg.SafetyPoll,
 	}); err != nil {
 		return nil, err
 	}
-	m.dispatcher = schedule.NewDispatcher(schedule.DispatcherConfig{
-		Store: cfg.Store, Commit: m.committer, Hub: m.hub, Sessions: m.sessions, Entropy: entropy, Logger: cfg.Logger,
-	})
-	m.watch = schedule.NewWatch(schedule.WatchConfig{
-		Store: cfg.Store, Commit: m.committer, Hub: m.hub, Logger: cfg.Logger,
-		LostAfter: cfg.LostAfter, Tick: cfg.Tick, Jitter: cfg.Jitter,
-	})
+	if m.dispatcher, err = schedule.NewDispatcher(schedule.DispatcherConfig{
+		Store: cfg.Store, Commit: commit, Hub: m.hub, Sessions: m.sessions, Entropy: cfg.Entropy,
+		Logger: cfg.Logger, Metrics: cfg.Metrics, SafetyPoll: cfg.SafetyPoll,
+	}); err != nil {
+		return nil, err
+	}
+	if m.watch, err = schedule.NewWatch(schedule.WatchConfig{
+		Store: cfg.Store, Commit: commit, Hub: m.hub, Logger: cfg.Logger, Metrics: cfg.Metrics,
+		LostAfter: cfg.LostAfter, Tick: cfg.Tick, SafetyPoll: cfg.SafetyPoll, Jitter: cfg.Jitter,
+	}); err != nil {
+		return nil, err
+	}
 	m.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.InitialWindowSize(flowWindow),
+		grpc.InitialConnWindowSize(flowWindow),
+		grpc.WaitForHandlers(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: cfg.KeepaliveTime, Timeout: cfg.KeepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: min(cfg.KeepaliveTime/2, 5*time.Second), PermitWithoutStream: true}),
 	)
@@ -86,80 +111,100 @@ func New(cfg Config) (*Master, error) {
 // Run serves until ctx ends or a component fails; it returns nil after a stop
 // asked for through ctx, else the first failure. A failed store is fatal: the
 // process must exit and be started again (P-commit).
+//
+// The stop order: nothing new is taken; sessions are told NOT_READY, replies
+// leave, followers are cut off; slaves are noted as away; the committer stops
+// last. When Run returns the listeners are closed and nothing of it runs on.
 func (m *Master) Run(ctx context.Context) error {
-	// The committer stops last, so it has a context of its own.
+	defer m.closeListeners()
+	group, running := errgroup.WithContext(ctx)
+	// The committer stops last, so its end is not running's.
 	commitCtx, stopCommitter := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopCommitter()
-	group, running := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		err := m.committer.Run(commitCtx)
-		if err != nil {
+		if err := m.committer.Run(commitCtx); err != nil {
 			return fmt.Errorf("store: %w", err)
 		}
 		return nil
 	})
-	if err := m.adopt(running); err != nil {
-		stopCommitter()
-		return errors.Join(err, group.Wait(), m.cfg.Listener.Close())
+	// A component that returns early, even without an error, stops the others.
+	stopped, stop := context.WithCancel(running)
+	defer stop()
+	run := func(f func(context.Context) error) {
+		group.Go(func() error {
+			defer stop()
+			return f(stopped)
+		})
 	}
-	group.Go(func() error { return m.dispatcher.Run(running) })
-	group.Go(func() error { return m.watch.Run(running) })
-	group.Go(func() error {
-		if err := m.grpc.Serve(m.cfg.Listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-			return fmt.Errorf("serve gRPC: %w", err)
-		}
-		return nil
-	})
-	group.Go(func() error { return m.serveHTTP(running) })
-	group.Go(func() error {
-		<-running.Done()
-		m.link.Stop()
-		m.stopGRPC()
+	if err := m.adopt(stopped); err != nil {
 		stopCommitter()
-		return nil
-	})
+		if first := group.Wait(); first != nil {
+			return first // why nothing could be committed
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	run(m.dispatcher.Run)
+	run(m.watch.Run)
+	run(m.serveGRPC)
+	run(m.serveHTTP)
+	m.serving.Store(true)
 	m.cfg.Logger.Info("master runs", "master_id", m.cfg.ID, "store_id", m.cfg.Store.ID(), "listen", m.cfg.Listener.Addr().String())
-	return group.Wait()
+	<-stopped.Done()
+	m.serving.Store(false)
+	m.stopServing()
+	stopCommitter()
+	err := group.Wait()
+	<-m.link.Done() // what still waited for the committer was told that it is gone
+	return err
 }
 
-// stopGRPC lets unary replies that are on their way out, and no more: streams
-// that follow have no end of their own.
-func (m *Master) stopGRPC() {
-	stopped := make(chan struct{})
-	timer := time.AfterFunc(time.Second, m.grpc.Stop)
-	defer timer.Stop()
-	go func() {
-		m.grpc.GracefulStop()
-		close(stopped)
-	}()
-	<-stopped
+// closeListeners closes what Run was given, whether it came to serve or not.
+func (m *Master) closeListeners() {
+	m.cfg.Listener.Close() //nolint:errcheck // it may be closed already
+	if m.cfg.HTTP != nil {
+		m.cfg.HTTP.Close() //nolint:errcheck // it may be closed already
+	}
+}
+
+func (m *Master) serveGRPC(ctx context.Context) error {
+	err := m.grpc.Serve(m.cfg.Listener)
+	if err == nil || ctx.Err() != nil || errors.Is(err, grpc.ErrServerStopped) {
+		return nil
+	}
+	return fmt.Errorf("serve gRPC: %w", err)
+}
+
+// stopServing ends sessions and calls, and waits until slaves are noted as
+// away, as long as the store is fit for it.
+func (m *Master) stopServing() {
+	m.link.Stop()
+	// Unary replies that are on their way get out, and no more: streams that
+	// follow have no end of their own, and a peer that does not read must not
+	// hold us up.
+	timer := time.AfterFunc(replyGrace, m.grpc.Stop)
+	m.grpc.GracefulStop()
+	timer.Stop()
+	grace := time.NewTimer(stopGrace)
+	defer grace.Stop()
+	select {
+	case <-m.link.Done():
+	case <-grace.C:
+		m.cfg.Logger.Warn("not all slaves are noted as away: the store does not commit")
+	}
 }
 
 // adopt notes sessions that a killed predecessor left open as over, so that the
-// lost watch sees their slaves. With several masters on the store only one's
-// own sessions may be touched; a master with a new id has none.
+// lost watch sees their slaves (P-lost). With several masters on the store only
+// one's own sessions may be touched; a master with a new id has none.
 func (m *Master) adopt(ctx context.Context) error {
 	if !m.cfg.SoleOwner {
 		return nil
 	}
-	slaves, err := m.cfg.Store.Slaves(ctx)
-	if err != nil {
-		return fmt.Errorf("read slaves: %w", err)
-	}
-	var ops []store.Op
-	for i := range slaves {
-		if s := &slaves[i]; s.Connected {
-			ops = append(ops, &store.Disconnect{
-				Now:     time.Now(),
-				Session: store.Session{Instance: s.Instance, Epoch: s.Epoch},
-				Why:     "the master was restarted",
-			})
-		}
-	}
-	if len(ops) == 0 {
-		return nil
-	}
-	if err := m.committer.Do(ctx, ops...); err != nil {
+	op := &store.EndSessions{Now: time.Now(), Why: "the master was restarted"}
+	if err := m.committer.Do(ctx, op); err != nil {
 		return fmt.Errorf("note slaves as away: %w", err)
 	}
 	return nil
@@ -167,6 +212,7 @@ func (m *Master) adopt(ctx context.Context) error {
 
 func (m *Master) serveHTTP(ctx context.Context) error {
 	if m.cfg.HTTP == nil {
+		<-ctx.Done()
 		return nil
 	}
 	server := &http.Server{Handler: m.api.Handler(m.cfg.Metrics), ReadHeaderTimeout: 10 * time.Second}
@@ -179,16 +225,23 @@ func (m *Master) serveHTTP(ctx context.Context) error {
 	}
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
 	defer cancel()
-	if err := server.Shutdown(stop); err != nil {
-		return server.Close()
+	err := server.Shutdown(stop)
+	if err != nil {
+		err = server.Close()
 	}
-	return nil
+	<-failed // Serve has returned
+	return err
 }
 
 // notReady says why the master cannot commit now; nil: it can.
 func (m *Master) notReady() error {
+	if !m.serving.Load() {
+		return errNotServing
+	}
 	return m.committer.Ready()
 }
+
+var errNotServing = errors.New("the master is starting or stopping")
 
 func (m *Master) sessions() []schedule.Slave {
 	connected := m.link.Connected()

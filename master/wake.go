@@ -19,6 +19,16 @@ func keysOf(ops []store.Op, events []lifecycle.Event) []notify.Key {
 			add(notify.Log, string(op.Attempt))
 		case *store.ApplyLogGap:
 			add(notify.Log, string(op.Attempt))
+		case *store.ApplyAbsent:
+			// It may free a slot, and end what a follower waits for, without
+			// an event.
+			add(notify.Queue, "")
+			add(notify.Log, string(op.Attempt))
+		case *store.Connect, *store.RefuseFrame, *store.Lose:
+			add(notify.Queue, "")
+		case *store.EndSessions:
+			add(notify.Queue, "")
+			add(notify.Away, "")
 		}
 	}
 	for i := range events {
@@ -27,13 +37,16 @@ func keysOf(ops []store.Op, events []lifecycle.Event) []notify.Key {
 		if e.Build != "" {
 			add(notify.Build, string(e.Build))
 		}
-		kind, _, _ := strings.Cut(e.Topic, ".")
-		switch kind {
-		case "build", "attempt", "log":
+		switch kind, _, _ := strings.Cut(e.Topic, "."); kind {
+		case "build", "attempt":
+			add(notify.Queue, "")
 			if e.Slave != "" {
 				add(notify.Slave, e.Slave)
 			}
-			add(notify.Queue, "")
+		case "log":
+			if e.Slave != "" {
+				add(notify.Slave, e.Slave)
+			}
 		case "slave":
 			add(notify.Queue, "")
 			add(notify.Away, "")

@@ -114,8 +114,9 @@ func (s *session) watchStall() error {
 			if s.lastProgress.After(since) {
 				since = s.lastProgress
 			}
-			left := s.stallAfter - time.Since(since)
+			limit := s.stallAfter
 			s.mu.Unlock()
+			left := limit - time.Since(since)
 			if !outstanding {
 				break
 			}
@@ -124,7 +125,7 @@ func (s *session) watchStall() error {
 				case s.stalled <- struct{}{}:
 				default:
 				}
-				left = s.stallAfter
+				left = limit
 			}
 			select {
 			case <-time.After(left):

@@ -165,8 +165,11 @@ func (t *attempt) report(ctx context.Context, urgent bool, fill func(*batch), be
 	t.reportMu.Lock()
 	defer t.reportMu.Unlock()
 	t.mu.Lock()
-	b := newBatch(t.rep)
+	b, gone := newBatch(t.rep), t.gone
 	t.mu.Unlock()
+	if gone {
+		return nil
+	}
 	fill(b)
 	if b.err != nil {
 		return b.err

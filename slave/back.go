@@ -25,6 +25,9 @@ func (s *session) admit(ctx context.Context, t *attempt, m *holdfastv1.Marks) er
 	s.mu.Lock()
 	f := s.voyages[t.meta.Attempt]
 	s.mu.Unlock()
+	if t.isGone() {
+		return nil // forgotten; the sender says so
+	}
 	if f != nil && !f.muted {
 		if m.GetSeq() >= t.next() {
 			// Read from the store before or after what we know: nothing to do.
@@ -145,8 +148,11 @@ func (t *attempt) differs(seq uint64, crc uint32) bool {
 // made twice.
 func (t *attempt) storeWentBack(ctx context.Context, mark uint64) (*holdfastv1.Gap, error) {
 	info, ok, err := t.a.journal.Info(t.meta.Attempt)
-	if err != nil || !ok {
-		return nil, fmt.Errorf("look at attempt %s: stream there: %v, %w", t.meta.Attempt, ok, err)
+	if err != nil {
+		return nil, fmt.Errorf("look at attempt %s: %w", t.meta.Attempt, err)
+	}
+	if !ok {
+		return nil, nil // forgotten at this very moment
 	}
 	t.mu.Lock()
 	first, next, crc := info.FirstHeld, t.rep.Next, t.rep.Chain

@@ -110,6 +110,7 @@ const (
 )
 
 func clean(text string, limit int) string {
+	text = text[:min(len(text), 2*limit+utf8.UTFMax)] // a bad byte may become three
 	text = strings.ToValidUTF8(text, "\uFFFD")
 	if len(text) <= limit {
 		return text

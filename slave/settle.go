@@ -48,6 +48,9 @@ func (t *attempt) settle(ctx context.Context, forget *forgetOrder) (time.Duratio
 // Hello says so; after it, the next agent finds a directory whose attempt has
 // a tombstone, and removes it.
 func (t *attempt) drop(ctx context.Context) error {
+	// No report may come between, nor after: it would make the stream again.
+	t.reportMu.Lock()
+	defer t.reportMu.Unlock()
 	_, _, rep, _ := t.wishes()
 	ts := tombstone{Attempt: t.meta.Attempt, State: rep.State, Cause: rep.Cause, LastSeq: rep.Next - 1, Chain: rep.Chain}
 	if !rep.ended() { // set aside: it never said how it ended

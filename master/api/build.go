@@ -2,11 +2,13 @@ package api
 
 import (
 	"context"
-	"fmt"
+	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/oklog/ulid/v2"
+	"google.golang.org/protobuf/proto"
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/spec/specpb"
@@ -16,8 +18,10 @@ import (
 )
 
 const (
-	maxText  = 4096 // bytes of a reason, a name, a request key
-	maxBatch = 1000 // rows of one listing
+	maxText  = 4096    // bytes of a reason
+	maxWord  = 255     // bytes of a name, a request key
+	maxBatch = 1000    // rows of one listing
+	maxReply = 2 << 20 // bytes of one listing; a client takes 4 MiB by default
 )
 
 // SubmitBuild queues a build; see the service's comment.
@@ -25,7 +29,7 @@ func (s *Server) SubmitBuild(ctx context.Context, req *holdfastv1.SubmitBuildReq
 	if _, err := buildID(req.GetBuildId()); err != nil {
 		return nil, err
 	}
-	if err := checkTexts("submitter", req.GetSubmitter(), "request key", req.GetRequestKey()); err != nil {
+	if err := first(checkText("submitter", req.GetSubmitter(), maxWord), checkText("request key", req.GetRequestKey(), maxWord)); err != nil {
 		return nil, err
 	}
 	if req.GetSpec() == nil {
@@ -57,13 +61,10 @@ func (s *Server) SubmitBuild(ctx context.Context, req *holdfastv1.SubmitBuildReq
 	return &holdfastv1.SubmitBuildResponse{BuildId: string(op.ID), Already: op.Already}, nil
 }
 
-// CancelBuild cancels a build at once.
+// CancelBuild cancels a build at once (P-cancel).
 func (s *Server) CancelBuild(ctx context.Context, req *holdfastv1.CancelBuildRequest) (*holdfastv1.CancelBuildResponse, error) {
-	id, err := buildID(req.GetBuildId())
+	id, err := person(req)
 	if err != nil {
-		return nil, err
-	}
-	if err := checkTexts("reason", req.GetReason(), "who", req.GetWho(), "request key", req.GetRequestKey()); err != nil {
 		return nil, err
 	}
 	op := &store.Cancel{Now: time.Now(), RequestKey: req.GetRequestKey(), Build: id, Who: req.GetWho(), Why: req.GetReason()}
@@ -75,11 +76,8 @@ func (s *Server) CancelBuild(ctx context.Context, req *holdfastv1.CancelBuildReq
 
 // UnshelveBuild grants a shelved build one more attempt.
 func (s *Server) UnshelveBuild(ctx context.Context, req *holdfastv1.UnshelveBuildRequest) (*holdfastv1.UnshelveBuildResponse, error) {
-	id, err := buildID(req.GetBuildId())
+	id, err := person(req)
 	if err != nil {
-		return nil, err
-	}
-	if err := checkTexts("reason", req.GetReason(), "who", req.GetWho(), "request key", req.GetRequestKey()); err != nil {
 		return nil, err
 	}
 	op := &store.Unshelve{Now: time.Now(), RequestKey: req.GetRequestKey(), Build: id, Who: req.GetWho(), Why: req.GetReason()}
@@ -89,12 +87,23 @@ func (s *Server) UnshelveBuild(ctx context.Context, req *holdfastv1.UnshelveBuil
 	return &holdfastv1.UnshelveBuildResponse{State: string(op.State)}, nil
 }
 
-// do commits one operation and maps both kinds of failure.
+// do commits one operation and maps both kinds of failure. While nothing can be
+// committed it says so at once: the caller may know another master. An answer
+// that does not come is no answer: the caller asks again, with the same key
+// (P-submit).
 func (s *Server) do(ctx context.Context, op store.Op, opErr *error) error {
-	if err := s.cfg.Commit.Do(ctx, op); err != nil {
-		return refusal(err)
+	err := s.cfg.NotReady()
+	if err == nil {
+		err = s.cfg.Commit.Do(ctx, op)
 	}
-	return refusal(*opErr)
+	if err == nil {
+		err = *opErr
+	}
+	err = refusal(err)
+	if refused, ok := rpcerr.From(err); ok {
+		s.metrics.refused.WithLabelValues(string(refused.Reason)).Inc()
+	}
+	return err
 }
 
 // GetBuild returns a build with its attempts and steps.
@@ -114,15 +123,26 @@ func (s *Server) GetBuild(ctx context.Context, req *holdfastv1.GetBuildRequest) 
 	return &holdfastv1.GetBuildResponse{Build: m}, nil
 }
 
-// ListBuilds returns builds, newest first.
+// ListBuilds returns builds, newest first, without their specs. A page ends
+// early when it gets long; the next one begins before its last build.
 func (s *Server) ListBuilds(ctx context.Context, req *holdfastv1.ListBuildsRequest) (*holdfastv1.ListBuildsResponse, error) {
+	if err := checkText("name", req.GetName(), maxText); err != nil {
+		return nil, err
+	}
+	if req.GetBeforeId() != "" {
+		if _, err := buildID(req.GetBeforeId()); err != nil {
+			return nil, err
+		}
+	}
 	f := store.BuildFilter{Name: req.GetName(), Before: lifecycle.BuildID(req.GetBeforeId()), Limit: min(int(req.GetLimit()), maxBatch)}
 	for _, state := range req.GetStates() {
 		st := lifecycle.BuildState(state)
 		switch st {
 		case lifecycle.BuildQueued, lifecycle.BuildRunning, lifecycle.BuildShelved,
 			lifecycle.BuildSucceeded, lifecycle.BuildFailed, lifecycle.BuildCancelled:
-			f.States = append(f.States, st)
+			if !slices.Contains(f.States, st) {
+				f.States = append(f.States, st)
+			}
 		default:
 			return nil, rpcerr.New(rpcerr.Invalid, "no such build state: %.40q; there are queued, running, shelved, succeeded, failed, cancelled", state)
 		}
@@ -138,10 +158,15 @@ func (s *Server) ListBuilds(ctx context.Context, req *holdfastv1.ListBuildsReque
 		}
 	}
 	resp := &holdfastv1.ListBuildsResponse{}
+	size := 0
 	for i := range builds {
 		m, err := s.listed(ctx, &builds[i], req.GetWithAttempts(), away)
 		if err != nil {
 			return nil, err
+		}
+		m.Spec = nil
+		if size += proto.Size(m); size > maxReply && i > 0 {
+			break
 		}
 		resp.Builds = append(resp.Builds, m)
 	}
@@ -189,10 +214,7 @@ func (s *Server) record(ctx context.Context, text string) (*lifecycle.Record, er
 		return nil, err
 	}
 	r, err := s.store.Record(ctx, id)
-	if err != nil {
-		return nil, fmt.Errorf("build %s: %w", id, refusal(err))
-	}
-	return r, nil
+	return r, refusal(err)
 }
 
 // buildID checks an id that came from outside.
@@ -203,11 +225,33 @@ func buildID(text string) (lifecycle.BuildID, error) {
 	return lifecycle.BuildID(text), nil
 }
 
-// checkTexts checks pairs of name and text.
-func checkTexts(pairs ...string) error {
-	for i := 0; i < len(pairs); i += 2 {
-		if text := pairs[i+1]; len(text) > maxText || !utf8.ValidString(text) {
-			return rpcerr.New(rpcerr.Invalid, "%s: at most %d bytes of UTF-8", pairs[i], maxText)
+// person checks what a person asks of a build.
+func person(req interface {
+	GetBuildId() string
+	GetReason() string
+	GetWho() string
+	GetRequestKey() string
+}) (lifecycle.BuildID, error) {
+	id, err := buildID(req.GetBuildId())
+	return id, first(err,
+		checkText("reason", req.GetReason(), maxText),
+		checkText("who", req.GetWho(), maxWord),
+		checkText("request key", req.GetRequestKey(), maxWord))
+}
+
+// checkText checks words that came from outside. Databases take no NUL.
+func checkText(what, text string, most int) error {
+	if len(text) > most || !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
+		return rpcerr.New(rpcerr.Invalid, "%s: at most %d bytes of UTF-8, without NUL", what, most)
+	}
+	return nil
+}
+
+// first returns the first error.
+func first(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
 		}
 	}
 	return nil

@@ -2,10 +2,7 @@ package api
 
 import (
 	"context"
-	"fmt"
-	"strings"
-
-	"github.com/klauspost/compress/zstd"
+	"time"
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/notify"
@@ -14,21 +11,8 @@ import (
 	"holdfast/proto/rpcerr"
 )
 
-const (
-	readAhead     = 256 << 10 // stored bytes read from the store at once
-	tailBytes     = 4 << 10   // of a log, as evidence
-	tailLines     = 10
-	maxTailLength = 300 // characters of one line of evidence
-)
-
-// logDecoder decodes stored chunks; DecodeAll is safe for concurrent use.
-var logDecoder = func() *zstd.Decoder {
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(16<<20))
-	if err != nil {
-		panic("zstd options: " + err.Error())
-	}
-	return d
-}()
+// readAhead is how many stored bytes are read from the store at once.
+const readAhead = 256 << 10
 
 // ReadLog streams raw log bytes; see the service's comment.
 func (s *Server) ReadLog(req *holdfastv1.ReadLogRequest, stream holdfastv1.ControlService_ReadLogServer) error {
@@ -38,6 +22,7 @@ func (s *Server) ReadLog(req *holdfastv1.ReadLogRequest, stream holdfastv1.Contr
 	case req.GetOffset() > 0 && req.GetStepNumber() == 0:
 		return rpcerr.New(rpcerr.Invalid, "an offset needs a step number")
 	}
+	defer s.metrics.following("log")()
 	ctx := stream.Context()
 	attempt, err := s.attemptOf(ctx, req)
 	if err != nil {
@@ -45,6 +30,7 @@ func (s *Server) ReadLog(req *holdfastv1.ReadLogRequest, stream holdfastv1.Contr
 	}
 	reader := &logReader{server: s, build: lifecycle.BuildID(req.GetBuildId()), attempt: attempt.ID, follow: req.GetFollow(),
 		send: func(step *lifecycle.Step, offset int64, data []byte) error {
+			s.metrics.logBytes.Add(float64(len(data)))
 			return stream.Send(&holdfastv1.ReadLogResponse{
 				AttemptNumber: uint32(attempt.Number), StepNumber: uint32(step.Number), Offset: offset, Data: data,
 			})
@@ -63,7 +49,7 @@ func (s *Server) ReadLog(req *holdfastv1.ReadLogRequest, stream holdfastv1.Contr
 	return nil
 }
 
-// attemptOf finds the attempt to read. With follow it waits for the first one.
+// attemptOf finds the attempt to read. With follow it waits for it to be made.
 func (s *Server) attemptOf(ctx context.Context, req *holdfastv1.ReadLogRequest) (*lifecycle.Attempt, error) {
 	hints := s.cfg.Hub.Subscribe(notify.Key{Kind: notify.Build, ID: req.GetBuildId()})
 	defer hints.Close()
@@ -74,22 +60,33 @@ func (s *Server) attemptOf(ctx context.Context, req *holdfastv1.ReadLogRequest) 
 		}
 		number := int(req.GetAttemptNumber())
 		if number == 0 {
-			number = len(r.Attempts)
+			number = max(len(r.Attempts), 1)
 		}
 		switch {
-		case number >= 1 && number <= len(r.Attempts):
+		case number <= len(r.Attempts):
 			return r.Attempts[number-1], nil
 		case !req.GetFollow() && len(r.Attempts) == 0:
 			return nil, rpcerr.New(rpcerr.NotFound, "build %s has no attempt yet; it is %s", r.Build.ID, r.Build.State)
 		case !req.GetFollow() || r.Build.State.Final():
 			return nil, rpcerr.New(rpcerr.NotFound, "build %s has %d attempts, no attempt %d", r.Build.ID, len(r.Attempts), number)
 		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-hints.C:
+		if err := s.wait(ctx, hints, s.cfg.SafetyPoll); err != nil {
+			return nil, err
 		}
 	}
+}
+
+// wait returns when there may be something new to see.
+func (s *Server) wait(ctx context.Context, hints *notify.Subscription, longest time.Duration) error {
+	timer := time.NewTimer(longest)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-hints.C:
+	case <-timer.C:
+	}
+	return nil
 }
 
 // logReader reads logs of one attempt.
@@ -104,14 +101,15 @@ type logReader struct {
 // step streams the log of the step with that index from offset on; with follow
 // to its final byte.
 func (l *logReader) step(ctx context.Context, index int, offset int64) error {
-	hints := l.server.cfg.Hub.Subscribe(
+	s := l.server
+	hints := s.cfg.Hub.Subscribe(
 		notify.Key{Kind: notify.Log, ID: string(l.attempt)},
 		notify.Key{Kind: notify.Build, ID: string(l.build)})
 	defer hints.Close()
 	for {
 		// First whether there can be more, then what there is: bytes that
-		// arrive in between are read in this round or in the next.
-		r, err := l.server.store.Record(ctx, l.build)
+		// arrive in between are left for the next round.
+		r, err := s.store.Record(ctx, l.build)
 		if err != nil {
 			return refusal(err)
 		}
@@ -120,29 +118,43 @@ func (l *logReader) step(ctx context.Context, index int, offset int64) error {
 			return rpcerr.New(rpcerr.NotFound, "attempt %s of build %s is gone", l.attempt, l.build)
 		}
 		step := &a.Steps[index]
-		for {
-			chunks, err := l.server.store.Log(ctx, step.ID, offset, readAhead)
-			if err != nil {
-				return refusal(err)
-			}
-			if len(chunks) == 0 {
-				break
-			}
-			for i := range chunks {
-				if offset, err = l.sendChunk(step, &chunks[i], offset); err != nil {
-					return err
-				}
-			}
+		over, err := l.over(ctx, a, step)
+		if err != nil {
+			return err
 		}
-		if !l.follow || logOver(a, step) {
+		if offset, err = l.upTo(ctx, step, offset); err != nil {
+			return err
+		}
+		if over {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-hints.C:
+		longest := s.cfg.SafetyPoll
+		if !a.State.Live() {
+			longest = min(longest, awayAfter) // time alone may end it; see over
+		}
+		if err := s.wait(ctx, hints, longest); err != nil {
+			return err
 		}
 	}
+}
+
+// upTo sends what the store had when step was read, from offset on.
+func (l *logReader) upTo(ctx context.Context, step *lifecycle.Step, offset int64) (int64, error) {
+	for offset < step.LogMark {
+		chunks, err := l.server.store.Log(ctx, step.ID, offset, readAhead)
+		if err != nil {
+			return 0, refusal(err)
+		}
+		if len(chunks) == 0 {
+			return offset, nil // the rest is lost
+		}
+		for i := range chunks {
+			if offset, err = l.sendChunk(step, &chunks[i], offset); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return offset, nil
 }
 
 // sendChunk sends what a chunk holds beyond offset and returns where it ends.
@@ -151,7 +163,7 @@ func (l *logReader) sendChunk(step *lifecycle.Step, c *store.LogChunk, offset in
 	if end <= offset {
 		return offset, nil
 	}
-	raw, err := rawBytes(c)
+	raw, err := l.server.rawBytes(c)
 	if err != nil {
 		return 0, rpcerr.New(rpcerr.Internal, "log of step %s at offset %d: %v", step.ID, c.Offset, err)
 	}
@@ -159,72 +171,29 @@ func (l *logReader) sendChunk(step *lifecycle.Step, c *store.LogChunk, offset in
 	return end, l.send(step, from, raw[from-c.Offset:])
 }
 
-// rawBytes decodes a stored chunk.
-func rawBytes(c *store.LogChunk) ([]byte, error) {
-	switch c.Codec {
-	case store.CodecRaw:
-		return c.Data, nil
-	case store.CodecZstd:
-		raw, err := logDecoder.DecodeAll(c.Data, make([]byte, 0, c.RawLen))
-		if err == nil && len(raw) != c.RawLen {
-			err = fmt.Errorf("%d bytes instead of %d", len(raw), c.RawLen)
+// over reports whether no more bytes are to be expected of a step's log.
+//
+// A lost attempt may bring more one day, but nobody should wait for it; nor for
+// the rest of one that is over while its slave is away: that may be for ever.
+func (l *logReader) over(ctx context.Context, a *lifecycle.Attempt, s *lifecycle.Step) (bool, error) {
+	switch {
+	case !l.follow:
+		return true, nil
+	case s.LogState == lifecycle.LogComplete:
+		return true, nil
+	case s.LogState == lifecycle.LogGap || s.LogState == lifecycle.LogTorn:
+		// Bytes behind the damage count; they end where the slave said, if it did.
+		if a.Released || s.LogBytes >= 0 && s.LogMark >= s.LogBytes {
+			return true, nil
 		}
-		return raw, err
-	default:
-		return nil, fmt.Errorf("unknown codec %d", c.Codec)
 	}
-}
-
-// logOver reports whether no more bytes are to be expected of a step's log. A
-// lost attempt may bring more one day, but nobody should wait for it.
-func logOver(a *lifecycle.Attempt, s *lifecycle.Step) bool {
-	switch s.LogState {
-	case lifecycle.LogComplete, lifecycle.LogGap, lifecycle.LogTorn:
-		return true
-	case lifecycle.LogOpen, lifecycle.LogDraining:
+	switch {
+	case a.State == lifecycle.AttemptLost, a.Released:
+		return true, nil
+	case a.State.Live():
+		return false, nil
+	case a.Reported && s.LogBytes < 0 && s.State == lifecycle.StepSkipped:
+		return true, nil
 	}
-	if a.State == lifecycle.AttemptLost {
-		return true
-	}
-	return !a.State.Live() && a.Reported && (s.State == lifecycle.StepPending || s.State == lifecycle.StepSkipped)
-}
-
-// lastLines returns the end of the last log an attempt wrote, as evidence.
-func (s *Server) lastLines(ctx context.Context, a *lifecycle.Attempt) ([]string, error) {
-	for i := len(a.Steps) - 1; i >= 0; i-- {
-		step := &a.Steps[i]
-		if step.LogMark == 0 {
-			continue
-		}
-		from := max(0, step.LogMark-tailBytes)
-		chunks, err := s.store.Log(ctx, step.ID, from, readAhead)
-		if err != nil {
-			return nil, refusal(err)
-		}
-		var tail []byte
-		for j := range chunks {
-			raw, err := rawBytes(&chunks[j])
-			if err != nil {
-				return nil, rpcerr.New(rpcerr.Internal, "log of step %s: %v", step.ID, err)
-			}
-			tail = append(tail, raw...)
-		}
-		return linesOf(tail), nil
-	}
-	return nil, nil
-}
-
-// linesOf returns the last lines of tail as valid, bounded text.
-func linesOf(tail []byte) []string {
-	text := strings.TrimRight(strings.ToValidUTF8(string(tail), "\uFFFD"), "\r\n")
-	lines := strings.Split(text, "\n")
-	lines = lines[max(0, len(lines)-tailLines):]
-	for i, line := range lines {
-		line = strings.TrimRight(line, "\r")
-		if runes := []rune(line); len(runes) > maxTailLength {
-			line = string(runes[:maxTailLength]) + "…"
-		}
-		lines[i] = line
-	}
-	return lines
+	return l.server.gone(ctx, a.Instance)
 }

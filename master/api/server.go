@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
 	"holdfast/master/lifecycle"
@@ -44,6 +46,11 @@ type Config struct {
 	// NotReady returns why the master cannot serve writes now; nil: it can.
 	NotReady func() error
 	Logger   *slog.Logger
+	// Metrics is where the metrics are registered. Default: nowhere.
+	Metrics prometheus.Registerer
+	// SafetyPoll is how often a stream looks without a hint. It only matters
+	// when a hint was lost, which cannot happen within one process. Default: 1 h.
+	SafetyPoll time.Duration
 }
 
 // Server implements ControlService and the HTTP endpoints. It is safe for
@@ -52,6 +59,8 @@ type Server struct {
 	holdfastv1.UnimplementedControlServiceServer
 	cfg     Config
 	store   store.Store
+	metrics *metrics
+	logs    *zstd.Decoder
 	started time.Time
 }
 
@@ -63,7 +72,18 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	return &Server{cfg: cfg, store: cfg.Store, started: time.Now()}, nil
+	if cfg.SafetyPoll <= 0 {
+		cfg.SafetyPoll = time.Hour
+	}
+	m, err := newMetrics(cfg.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	logs, err := newLogDecoder()
+	if err != nil {
+		return nil, err
+	}
+	return &Server{cfg: cfg, store: cfg.Store, metrics: m, logs: logs, started: time.Now()}, nil
 }
 
 // Register adds the service to a gRPC server.

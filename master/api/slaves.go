@@ -67,3 +67,17 @@ func (s *Server) awayInstances(ctx context.Context) (map[lifecycle.InstanceID]bo
 	}
 	return away, nil
 }
+
+// gone reports whether a slave is shown as away, or not at all any more.
+func (s *Server) gone(ctx context.Context, id lifecycle.InstanceID) (bool, error) {
+	rows, err := s.store.Slaves(ctx)
+	if err != nil {
+		return false, refusal(err)
+	}
+	for i := range rows {
+		if rows[i].Instance == id {
+			return !rows[i].Connected && time.Since(rows[i].Since) >= awayAfter, nil
+		}
+	}
+	return true, nil
+}

@@ -9,12 +9,24 @@ import (
 	"holdfast/proto/rpcerr"
 )
 
-const eventPage = 500
+const (
+	eventPage = 500
+	maxTopics = 100
+)
 
 // Watch streams events in commit order; see the service's comment. A reader
 // that is slow only falls behind: events are read from the store, so nothing
 // is kept for it in memory.
 func (s *Server) Watch(req *holdfastv1.WatchRequest, stream holdfastv1.ControlService_WatchServer) error {
+	if len(req.GetTopics()) > maxTopics {
+		return rpcerr.New(rpcerr.Invalid, "%d topics; at most %d", len(req.GetTopics()), maxTopics)
+	}
+	if req.GetBuildId() != "" {
+		if _, err := buildID(req.GetBuildId()); err != nil {
+			return err
+		}
+	}
+	defer s.metrics.following("events")()
 	ctx := stream.Context()
 	// Subscribed before the first read: what is committed after that read
 	// leaves a hint.
@@ -45,6 +57,14 @@ func (s *Server) Watch(req *holdfastv1.WatchRequest, stream holdfastv1.ControlSe
 			if req.GetStopAtNewest() && events[i].N > newest {
 				return nil
 			}
+			// Numbers are consecutive: what is skipped is no longer kept.
+			if n := events[i].N; n > since+1 {
+				if err := stream.Send(&holdfastv1.WatchResponse{Message: &holdfastv1.WatchResponse_Missed_{
+					Missed: &holdfastv1.WatchResponse_Missed{From: since + 1, To: n - 1},
+				}}); err != nil {
+					return err
+				}
+			}
 			since = events[i].N
 			if !selected(req, &events[i]) {
 				continue
@@ -63,10 +83,8 @@ func (s *Server) Watch(req *holdfastv1.WatchRequest, stream holdfastv1.ControlSe
 		if len(events) == eventPage {
 			continue
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-hints.C:
+		if err := s.wait(ctx, hints, s.cfg.SafetyPoll); err != nil {
+			return err
 		}
 	}
 }

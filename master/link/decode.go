@@ -2,7 +2,6 @@ package link
 
 import (
 	"fmt"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -10,23 +9,12 @@ import (
 	"holdfast/master/store"
 	"holdfast/proto/chain"
 	holdfastv1 "holdfast/proto/holdfast/v1"
+	"holdfast/proto/rpcerr"
 	"holdfast/retry"
 )
 
-// frameError says which update of which attempt broke the protocol (P-refuse).
-type frameError struct {
-	attempt lifecycle.AttemptID
-	seq     lifecycle.Seq
-	raw     []byte
-	why     string
-}
-
-func (e *frameError) Error() string {
-	return fmt.Sprintf("attempt %s, update %d: %s", e.attempt, e.seq, e.why)
-}
-
-// decodeBatch translates a StatusBatch. Updates of an unknown kind stay nil
-// kinds: they are stored raw and advance the mark.
+// decodeBatch translates a StatusBatch (P-apply, P-limits). Updates of an
+// unknown kind stay nil kinds: they are stored raw and advance the mark.
 //
 // An update that is no Update refuses what follows it, not what precedes it:
 // the good updates in front come back as an op beside the error, provided that
@@ -39,8 +27,8 @@ func decodeBatch(m *holdfastv1.StatusBatch, limits *holdfastv1.Limits) (*store.A
 		CRCBefore: m.GetCrcBefore(),
 		CRCAfter:  m.GetCrcAfter(),
 	}
-	refuse := func(seq lifecycle.Seq, raw []byte, format string, args ...any) error {
-		return &frameError{attempt: op.Attempt, seq: seq, raw: raw, why: fmt.Sprintf(format, args...)}
+	place := func(seq lifecycle.Seq, raw []byte) *frameError {
+		return &frameError{attempt: op.Attempt, seq: min(seq, maxSeq), raw: raw}
 	}
 	size := 0
 	for _, raw := range op.Raw {
@@ -48,20 +36,21 @@ func decodeBatch(m *holdfastv1.StatusBatch, limits *holdfastv1.Limits) (*store.A
 	}
 	switch {
 	case op.First == 0:
-		return nil, refuse(0, nil, "sequence numbers start at 1")
+		return nil, place(0, nil).because(rpcerr.BadFrame, "sequence numbers start at 1")
+	case op.First > maxSeq:
+		return nil, place(op.First, nil).because(rpcerr.BadFrame, "sequence number %d is out of range", op.First)
 	case len(op.Raw) == 0:
-		return nil, refuse(op.First, nil, "a batch without updates")
-	case len(op.Raw) > int(limits.GetMaxBatchUpdates()), size > 2*int(limits.GetMaxBatchBytes()):
-		return nil, refuse(op.First, nil, "%d updates with %d bytes exceed the limits of Welcome", len(op.Raw), size)
-	case op.First+lifecycle.Seq(len(op.Raw)) < op.First:
-		return nil, refuse(op.First, nil, "sequence numbers overflow")
+		return nil, place(op.First, nil).because(rpcerr.BadFrame, "a batch without updates")
+	case len(op.Raw) > int(limits.GetMaxBatchUpdates()), size > int(limits.GetMaxBatchBytes()):
+		return nil, place(op.First, nil).because(rpcerr.TooLarge, "%d updates with %d bytes exceed the limits of %d and %d",
+			len(op.Raw), size, limits.GetMaxBatchUpdates(), limits.GetMaxBatchBytes())
 	}
 	op.Updates = make([]lifecycle.Update, 0, len(op.Raw))
 	for i, raw := range op.Raw {
 		seq := op.First + lifecycle.Seq(i)
 		u, err := decodeUpdate(seq, raw)
 		if err != nil {
-			bad := refuse(seq, raw, "%v", err)
+			bad := place(seq, raw).because(rpcerr.BadFrame, "%v", err)
 			if i == 0 || chain.ExtendAll(op.CRCBefore, op.Raw) != op.CRCAfter {
 				return nil, bad
 			}
@@ -74,6 +63,38 @@ func decodeBatch(m *holdfastv1.StatusBatch, limits *holdfastv1.Limits) (*store.A
 	return op, nil
 }
 
+// decodeGap translates a Gap.
+func decodeGap(m *holdfastv1.Gap) (*store.ApplyGap, error) {
+	from, to := lifecycle.Seq(m.GetFromSeq()), lifecycle.Seq(m.GetToSeq())
+	if from == 0 || to < from || to > maxSeq {
+		place := &frameError{attempt: lifecycle.AttemptID(m.GetAttemptId()), seq: min(from, maxSeq)}
+		return nil, place.because(rpcerr.BadFrame, "a gap from %d to %d", from, to)
+	}
+	return &store.ApplyGap{
+		Attempt: lifecycle.AttemptID(m.GetAttemptId()), From: from, To: to,
+		CRCAfter: m.GetCrcAfter(), Reason: text(m.GetReason(), maxDetail),
+	}, nil
+}
+
+// decodeAbsent translates an Absent. One that cannot be right counts as refused
+// at seq 0: it has no place in the stream.
+func decodeAbsent(m *holdfastv1.Absent) (*store.ApplyAbsent, error) {
+	op := &store.ApplyAbsent{Attempt: lifecycle.AttemptID(m.GetAttemptId()), Tombstone: m.GetTombstone()}
+	if !m.GetTombstone() {
+		return op, nil
+	}
+	if m.GetLastSeq() > maxSeq {
+		return nil, (&frameError{attempt: op.Attempt}).because(rpcerr.BadFrame, "a tombstone with sequence number %d", m.GetLastSeq())
+	}
+	// A state without a name is no state that a tombstone can tell; the rules
+	// refuse it, unless all they want to hear is that the attempt is gone.
+	op.State = attemptStates[m.GetState()]
+	op.Cause = cause(m.GetCause())
+	op.LastSeq, op.Chain = lifecycle.Seq(m.GetLastSeq()), m.GetChainCrc()
+	return op, nil
+}
+
+// decodeUpdate reads update seq.
 func decodeUpdate(seq lifecycle.Seq, raw []byte) (lifecycle.Update, error) {
 	var u holdfastv1.Update
 	if err := proto.Unmarshal(raw, &u); err != nil {
@@ -94,7 +115,7 @@ func decodeKind(u *holdfastv1.Update) (lifecycle.UpdateKind, error) {
 	case *holdfastv1.Update_Accepted:
 		return lifecycle.Accepted{}, nil
 	case *holdfastv1.Update_Refused:
-		return lifecycle.Refused{Cause: retry.Cause(k.Refused.GetCause()), Detail: k.Refused.GetDetail()}, nil
+		return lifecycle.Refused{Cause: cause(k.Refused.GetCause()), Detail: text(k.Refused.GetDetail(), maxDetail)}, nil
 	case *holdfastv1.Update_StepStarted:
 		return lifecycle.StepStarted{
 			Step:    lifecycle.StepID(k.StepStarted.GetStepId()),
@@ -107,13 +128,16 @@ func decodeKind(u *holdfastv1.Update) (lifecycle.UpdateKind, error) {
 		if err != nil {
 			return nil, err
 		}
-		return lifecycle.AttemptEnded{State: state, Cause: retry.Cause(k.AttemptEnded.GetCause()), Detail: k.AttemptEnded.GetDetail()}, nil
+		return lifecycle.AttemptEnded{State: state, Cause: cause(k.AttemptEnded.GetCause()), Detail: text(k.AttemptEnded.GetDetail(), maxDetail)}, nil
 	case *holdfastv1.Update_Snapshot:
 		state, err := attemptState(k.Snapshot.GetState())
 		if err != nil {
 			return nil, err
 		}
-		s := lifecycle.Snapshot{State: state, Cause: retry.Cause(k.Snapshot.GetCause()), Detail: k.Snapshot.GetDetail()}
+		s := lifecycle.Snapshot{State: state, Cause: cause(k.Snapshot.GetCause()), Detail: text(k.Snapshot.GetDetail(), maxDetail)}
+		if n := len(k.Snapshot.GetSteps()); n > maxSteps {
+			return nil, fmt.Errorf("snapshot of %d steps", n)
+		}
 		for _, m := range k.Snapshot.GetSteps() {
 			step, err := decodeStepEnded(m)
 			if err != nil {
@@ -123,7 +147,7 @@ func decodeKind(u *holdfastv1.Update) (lifecycle.UpdateKind, error) {
 		}
 		return s, nil
 	case *holdfastv1.Update_Note:
-		return lifecycle.Note{Step: lifecycle.StepID(k.Note.GetStepId()), Topic: k.Note.GetTopic(), Text: k.Note.GetText()}, nil
+		return lifecycle.Note{Step: lifecycle.StepID(k.Note.GetStepId()), Topic: text(k.Note.GetTopic(), maxWord), Text: text(k.Note.GetText(), maxDetail)}, nil
 	default:
 		return nil, nil // a kind of a newer slave
 	}
@@ -135,18 +159,18 @@ func decodeStepEnded(m *holdfastv1.StepEnded) (lifecycle.StepEnded, error) {
 		return lifecycle.StepEnded{}, err
 	}
 	if m.GetLogBytes() < 0 || m.GetDurationUs() < 0 || m.GetBlockedUs() < 0 {
-		return lifecycle.StepEnded{}, fmt.Errorf("step %s has a negative size or duration", m.GetStepId())
+		return lifecycle.StepEnded{}, fmt.Errorf("step %.40q has a negative size or duration", m.GetStepId())
 	}
 	ended := lifecycle.StepEnded{
 		Step:     lifecycle.StepID(m.GetStepId()),
 		State:    state,
 		Signal:   int(m.GetSignal()),
-		Cause:    retry.Cause(m.GetCause()),
-		Detail:   m.GetDetail(),
+		Cause:    cause(m.GetCause()),
+		Detail:   text(m.GetDetail(), maxDetail),
 		Started:  fromMicros(m.GetStartedUs()),
 		Finished: fromMicros(m.GetFinishedUs()),
-		Duration: time.Duration(m.GetDurationUs()) * time.Microsecond,
-		Blocked:  time.Duration(m.GetBlockedUs()) * time.Microsecond,
+		Duration: micros(m.GetDurationUs()),
+		Blocked:  micros(m.GetBlockedUs()),
 		LogBytes: m.GetLogBytes(),
 		LogCRC:   m.GetLogCrc(),
 	}
@@ -193,10 +217,5 @@ func stepState(s holdfastv1.StepState) (lifecycle.StepState, error) {
 	return "", fmt.Errorf("unknown step state %v", s)
 }
 
-// fromMicros reads a wire time; 0 is the zero time.
-func fromMicros(us int64) time.Time {
-	if us == 0 {
-		return time.Time{}
-	}
-	return time.UnixMicro(us).UTC()
-}
+// cause reads a cause; one that this version does not know stays as it came.
+func cause(s string) retry.Cause { return retry.Cause(text(s, maxWord)) }

@@ -1,8 +1,6 @@
 package link
 
 import (
-	"fmt"
-
 	"holdfast/master/spec"
 	"holdfast/master/spec/specpb"
 	"holdfast/master/store"
@@ -16,7 +14,10 @@ var wantKinds = map[store.WantKind]holdfastv1.Want_Kind{
 	store.WantUnknown: holdfastv1.Want_KIND_UNKNOWN,
 }
 
-func (s *session) encodeWant(w store.Want) (*holdfastv1.Want, error) {
+// encodeWant encodes a Want; false: it cannot be told, because the stored spec
+// is damaged. One bad build must not keep the slave out: it concludes nothing
+// from an attempt that is not named.
+func (s *session) encodeWant(w store.Want) (*holdfastv1.Want, bool) {
 	m := &holdfastv1.Want{
 		AttemptId: string(w.Attempt),
 		Epoch:     uint64(s.epoch),
@@ -32,7 +33,8 @@ func (s *session) encodeWant(w store.Want) (*holdfastv1.Want, error) {
 	if a := w.Assignment; a != nil {
 		parsed, err := spec.Unmarshal(a.Spec)
 		if err != nil {
-			return nil, fmt.Errorf("spec of build %s: %w", a.Build, err)
+			s.log.Error("assignment cannot be told: its spec cannot be read", "build_id", a.Build, "attempt", w.Attempt, "err", err)
+			return nil, false
 		}
 		m.Assignment = &holdfastv1.Assignment{
 			BuildId:       string(a.Build),
@@ -43,5 +45,5 @@ func (s *session) encodeWant(w store.Want) (*holdfastv1.Want, error) {
 			m.Assignment.StepIds = append(m.Assignment.StepIds, string(id))
 		}
 	}
-	return m, nil
+	return m, true
 }

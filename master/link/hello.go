@@ -6,8 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/oklog/ulid/v2"
+	"unicode"
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/store"
@@ -19,7 +18,8 @@ import (
 const (
 	maxSlots    = 10_000
 	maxLabels   = 200
-	maxHeld     = 100_000
+	maxFeatures = 200
+	maxHeld     = 10_000
 	maxFactSize = 1024
 )
 
@@ -35,41 +35,69 @@ func checkHello(h *holdfastv1.Hello) error {
 	if !slaveName.MatchString(h.GetSlaveName()) {
 		return bad("slave name %.80q: use 1 to 63 letters, digits, dots, dashes and underscores", h.GetSlaveName())
 	}
-	for what, id := range map[string]string{"instance id": h.GetInstanceId(), "journal id": h.GetJournalId()} {
-		if _, err := ulid.ParseStrict(id); err != nil {
-			return bad("%s %.80q is no ULID", what, id)
+	for _, id := range []struct{ what, id string }{
+		{"instance id", h.GetInstanceId()}, {"journal id", h.GetJournalId()}, {"store id", h.GetStoreId()},
+	} {
+		if !validID(id.id) && (id.id != "" || id.what != "store id") { // no store yet
+			return bad("%s %.40q is no ULID", id.what, id.id)
+		}
+	}
+	for _, fact := range []struct{ what, text string }{
+		{"boot id", h.GetBootId()}, {"fingerprint", h.GetFingerprint()},
+		{"agent version", h.GetAgentVersion()}, {"start id", h.GetStartId()},
+	} {
+		if !plain(fact.text) {
+			return bad("%s is longer than %d bytes or has control characters", fact.what, maxFactSize)
 		}
 	}
 	switch {
-	case h.GetIncarnation() == 0:
-		return bad("incarnations start at 1")
-	case h.GetBootId() == "" || len(h.GetBootId()) > maxFactSize:
-		return bad("boot id is missing or too long")
-	case len(h.GetFingerprint()) > maxFactSize:
-		return bad("fingerprint is too long")
+	case h.GetIncarnation() == 0 || h.GetIncarnation() > maxSeq:
+		return bad("incarnation %d: they start at 1", h.GetIncarnation())
+	case h.GetBootId() == "":
+		return bad("boot id is missing")
 	case h.GetSlots() > maxSlots:
 		return bad("%d slots; at most %d", h.GetSlots(), maxSlots)
-	case h.GetHighestEpoch() > 1<<62:
+	case h.GetHighestEpoch() > maxSeq:
 		return bad("highest epoch %d is out of range", h.GetHighestEpoch())
 	case len(h.GetAttempts()) > maxHeld:
 		return bad("%d attempts held; at most %d", len(h.GetAttempts()), maxHeld)
+	case len(h.GetFeatures()) > maxFeatures || slices.ContainsFunc(h.GetFeatures(), func(f string) bool { return !plain(f) }):
+		return bad("more than %d features, or one that is too long", maxFeatures)
 	}
 	for what, facts := range map[string]map[string]string{"labels": h.GetLabels(), "host facts": h.GetHost()} {
 		if len(facts) > maxLabels {
 			return bad("%d %s; at most %d", len(facts), what, maxLabels)
 		}
 		for k, v := range facts {
-			if k == "" || len(k)+len(v) > maxFactSize {
-				return bad("%s: %.80q is empty or too long", what, k)
+			if k == "" || !plain(k) || !plain(v) {
+				return bad("%s: %.80q is empty, longer than %d bytes or has control characters", what, k, maxFactSize)
 			}
 		}
 	}
-	for _, a := range h.GetAttempts() {
-		if _, err := ulid.ParseStrict(a.GetAttemptId()); err != nil {
-			return bad("held attempt %.80q is no ULID", a.GetAttemptId())
+	return checkHeld(h.GetAttempts(), bad)
+}
+
+// checkHeld checks what a slave says it holds.
+func checkHeld(held []*holdfastv1.HeldAttempt, bad func(string, ...any) error) error {
+	seen := make(map[string]bool, len(held))
+	for _, a := range held {
+		id := a.GetAttemptId()
+		switch {
+		case !validID(id):
+			return bad("held attempt %.40q is no ULID", id)
+		case seen[id]:
+			return bad("attempt %s is held twice", id)
+		case a.GetNextSeq() > maxSeq || a.GetFirstHeldSeq() > a.GetNextSeq():
+			return bad("attempt %s: updates %d to %d are held", id, a.GetFirstHeldSeq(), a.GetNextSeq())
 		}
+		seen[id] = true
 	}
 	return nil
+}
+
+// plain reports whether a fact is short and fit for a line of text.
+func plain(s string) bool {
+	return len(s) <= maxFactSize && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
 // slaveOf translates a checked Hello to the store's row.
@@ -99,12 +127,19 @@ func slaveOf(h *holdfastv1.Hello) store.Slave {
 	}
 }
 
-func heldAttempts(h *holdfastv1.Hello) []lifecycle.AttemptID {
-	held := make([]lifecycle.AttemptID, 0, len(h.GetAttempts()))
+// holds tells a Connect what the slave holds: which attempts, and for those it
+// has numbered updates of, where their streams stand (P-back, P-diverged).
+func holds(op *store.Connect, h *holdfastv1.Hello) {
+	op.HeldNext = make(map[lifecycle.AttemptID]lifecycle.Seq)
+	op.HeldChain = make(map[lifecycle.AttemptID]uint32)
 	for _, a := range h.GetAttempts() {
-		held = append(held, lifecycle.AttemptID(a.GetAttemptId()))
+		id := lifecycle.AttemptID(a.GetAttemptId())
+		op.Held = append(op.Held, id)
+		if next := a.GetNextSeq(); next > 0 {
+			op.HeldNext[id] = lifecycle.Seq(next)
+			op.HeldChain[id] = a.GetChainCrc()
+		}
 	}
-	return held
 }
 
 // commonFeatures is the intersection, sorted: features are agreed by name,

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"sync"
@@ -35,6 +36,44 @@ type Connected struct {
 type registry struct {
 	mu         sync.Mutex
 	byInstance map[lifecycle.InstanceID]*session // guarded by mu
+	byName     map[string]int                    // open sessions; guarded by mu
+	// entering are the names that somebody is being admitted under; the channel
+	// is closed when it is decided. Guarded by mu.
+	entering map[string]chan struct{}
+}
+
+func newRegistry() registry {
+	return registry{
+		byInstance: make(map[lifecycle.InstanceID]*session),
+		byName:     make(map[string]int),
+		entering:   make(map[string]chan struct{}),
+	}
+}
+
+// enter waits until nobody is being admitted under name, and then keeps others
+// waiting until leave is called.
+func (r *registry) enter(ctx context.Context, name string) (leave func(), err error) {
+	for {
+		r.mu.Lock()
+		busy := r.entering[name]
+		if busy == nil {
+			decided := make(chan struct{})
+			r.entering[name] = decided
+			r.mu.Unlock()
+			return func() {
+				r.mu.Lock()
+				delete(r.entering, name)
+				r.mu.Unlock()
+				close(decided)
+			}, nil
+		}
+		r.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // put makes s the session of its instance unless a newer one is there. It
@@ -46,7 +85,11 @@ func (r *registry) put(s *session) (superseded *session) {
 	if old != nil && old.epoch > s.epoch {
 		return s
 	}
+	if old != nil {
+		r.dropLocked(old)
+	}
 	r.byInstance[s.slave.Instance] = s
+	r.byName[s.slave.Name]++
 	return old
 }
 
@@ -55,20 +98,26 @@ func (r *registry) remove(s *session) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.byInstance[s.slave.Instance] == s {
-		delete(r.byInstance, s.slave.Instance)
+		r.dropLocked(s)
 	}
 }
 
-// named reports whether a session of that name is open.
-func (r *registry) named(name string) bool {
+func (r *registry) dropLocked(s *session) {
+	delete(r.byInstance, s.slave.Instance)
+	if r.byName[s.slave.Name]--; r.byName[s.slave.Name] == 0 {
+		delete(r.byName, s.slave.Name)
+	}
+}
+
+// answers reports whether the stream of a session of that name is open
+// (P-identity), and the start id of the instance's, if that has one.
+func (r *registry) answers(name string, id lifecycle.InstanceID) (live bool, startID string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, s := range r.byInstance {
-		if s.slave.Name == name {
-			return true
-		}
+	if s := r.byInstance[id]; s != nil {
+		startID = s.startID
 	}
-	return false
+	return r.byName[name] > 0, startID
 }
 
 // setStatus stores a status and returns the one before.

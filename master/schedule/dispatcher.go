@@ -5,9 +5,12 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/notify"
@@ -15,15 +18,26 @@ import (
 	"holdfast/master/store"
 )
 
-// queueWindow is how many queued builds one round of dispatch looks at.
-const queueWindow = 2000
+const (
+	// queueWindow is how many queued builds a round of dispatch looks at first.
+	// While slots stay free and the queue goes on, it looks further.
+	queueWindow = 2000
+	// waitsAtOnce is how many builds' waits are noted in one transaction: each
+	// is read and written as a whole, and sessions wait meanwhile.
+	waitsAtOnce = 200
+	// longestPause bounds the rest after a round; see Run.
+	longestPause = time.Second
+)
 
 // Committer commits operations durably; see package link.
 type Committer interface {
 	Do(ctx context.Context, ops ...store.Op) error
+	// Ready reports why nothing can be committed at present; nil: it can.
+	Ready() error
 }
 
-// DispatcherConfig configures a Dispatcher. All fields but Logger are required.
+// DispatcherConfig configures a Dispatcher. Store, Commit, Hub, Sessions and
+// Entropy are required.
 type DispatcherConfig struct {
 	Store  store.Store
 	Commit Committer
@@ -31,52 +45,99 @@ type DispatcherConfig struct {
 	// Sessions returns the slaves connected to this master. Free is the
 	// number of slots they have in all; the dispatcher subtracts the busy ones.
 	Sessions func() []Slave
-	// Entropy is the source of attempt and step ids.
+	// Entropy is the source of attempt and step ids; only Run reads it.
 	Entropy io.Reader
-	Logger  *slog.Logger
+	// SafetyPoll is how often a round is made without a hint. It only matters
+	// when a hint was lost, which cannot happen within one process. Default: 1 h.
+	SafetyPoll time.Duration
+	Logger     *slog.Logger
+	// Metrics is where the metrics are registered. Default: nowhere.
+	Metrics prometheus.Registerer
 }
 
-// Dispatcher assigns queued builds to connected slaves.
+// Dispatcher assigns queued builds to connected slaves (P-dispatch).
 type Dispatcher struct {
-	cfg DispatcherConfig
+	cfg     DispatcherConfig
+	metrics *dispatchMetrics
+	window  int // builds of the first look
+
+	// broken are builds that cannot be assigned by any means, so that they take
+	// no slot from others; owned by Run.
+	broken map[lifecycle.BuildID]bool
 }
 
 // NewDispatcher makes a dispatcher.
-func NewDispatcher(cfg DispatcherConfig) *Dispatcher {
+func NewDispatcher(cfg DispatcherConfig) (*Dispatcher, error) {
+	if cfg.Store == nil || cfg.Commit == nil || cfg.Hub == nil || cfg.Sessions == nil || cfg.Entropy == nil {
+		return nil, errors.New("schedule: Store, Commit, Hub, Sessions and Entropy are required")
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	return &Dispatcher{cfg: cfg}
+	if cfg.SafetyPoll <= 0 {
+		cfg.SafetyPoll = time.Hour
+	}
+	m, err := newDispatchMetrics(cfg.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	return &Dispatcher{cfg: cfg, metrics: m, window: queueWindow, broken: make(map[lifecycle.BuildID]bool)}, nil
 }
 
 // Run dispatches until ctx ends. It is driven by hints and by the end of
-// back-offs; it never polls. A round that the store cannot serve is tried again
-// after a second.
+// back-offs. A round that the store cannot serve is tried again after a second.
+// After a round it rests as long as the round took, so that a long queue and
+// many hints cannot take more than half of a processor.
 func (d *Dispatcher) Run(ctx context.Context) error {
 	hints := d.cfg.Hub.Subscribe(notify.Key{Kind: notify.Queue})
 	defer hints.Close()
-	timer := time.NewTimer(time.Hour)
+	timer := time.NewTimer(d.cfg.SafetyPoll)
 	defer timer.Stop()
+	failing := false
 	for {
-		var timeout <-chan time.Time
-		wake, err := d.round(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
-			d.cfg.Logger.Warn("dispatch", "err", err)
-			timer.Reset(time.Second)
-			timeout = timer.C
-		case !wake.IsZero():
-			timer.Reset(time.Until(wake))
-			timeout = timer.C
-		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-hints.C:
-		case <-timeout:
+		case <-timer.C:
 		}
+		began := time.Now()
+		wake, err := d.round(ctx)
+		took := time.Since(began)
+		d.metrics.rounds.Inc()
+		d.metrics.seconds.Observe(took.Seconds())
+		next := d.cfg.SafetyPoll
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			if !failing {
+				d.cfg.Logger.Warn("nothing is dispatched for now", "err", err)
+			}
+			next = min(next, time.Second)
+		case !wake.IsZero():
+			next = min(next, max(time.Until(wake), 0))
+		}
+		failing = err != nil
+		if !rest(ctx, min(took, longestPause)) {
+			return nil
+		}
+		timer.Reset(next)
+	}
+}
+
+// rest waits; false: ctx has ended.
+func rest(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return true
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -85,81 +146,140 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 // queued, the session being open and the slot being free, so that a stale view
 // or another master's claim costs a try and nothing else.
 func (d *Dispatcher) round(ctx context.Context) (wake time.Time, err error) {
-	builds, err := d.cfg.Store.Queue(ctx, queueWindow)
-	if err != nil || len(builds) == 0 {
-		return time.Time{}, err
+	if err := d.cfg.Commit.Ready(); err != nil {
+		return time.Time{}, err // what is queued now would be decided on an old view
 	}
-	slaves, err := d.slaves(ctx)
+	now := time.Now()
+	assigns, waits, wake, err := d.look(ctx, now)
 	if err != nil {
 		return time.Time{}, err
 	}
-	now := time.Now()
-	assign, waits, wake := plan(now, builds, slaves)
-
-	byID := make(map[lifecycle.BuildID]*lifecycle.Build, len(builds))
-	for i := range builds {
-		byID[builds[i].ID] = &builds[i]
-	}
-	var ops []store.Op
-	var assigns []*store.Assign
-	for _, a := range assign {
-		op, err := d.assign(now, byID[a.build], a.slave)
-		if err != nil {
-			d.cfg.Logger.Error("build cannot be dispatched", "build_id", a.build, "err", err)
-			continue
-		}
-		assigns = append(assigns, op)
-		ops = append(ops, op)
-	}
-	changed := make(map[lifecycle.BuildID]lifecycle.WaitCause)
-	for id, cause := range waits {
-		if byID[id].Wait != cause {
-			changed[id] = cause
-		}
-	}
-	if len(changed) > 0 {
-		ops = append(ops, &store.SetWaits{Now: now, Causes: changed})
-	}
-	if len(ops) == 0 {
-		return wake, nil
-	}
-	if err := d.cfg.Commit.Do(ctx, ops...); err != nil {
+	if err := d.commit(ctx, assigns); err != nil {
 		return time.Time{}, err
 	}
-	for _, op := range assigns {
-		switch {
-		case op.Err == nil:
-		case errors.Is(op.Err, store.ErrState), errors.Is(op.Err, store.ErrFenced):
-			d.cfg.Logger.Debug("assignment overtaken", "build_id", op.Build, "err", op.Err)
-		default:
-			return time.Time{}, op.Err
+	for ids := range slices.Chunk(slices.Sorted(maps.Keys(waits)), waitsAtOnce) {
+		op := &store.SetWaits{Now: now, Causes: make(map[lifecycle.BuildID]lifecycle.WaitCause, len(ids))}
+		for _, id := range ids {
+			op.Causes[id] = waits[id]
+		}
+		if err := d.cfg.Commit.Do(ctx, op); err != nil {
+			return time.Time{}, err
 		}
 	}
 	return wake, nil
 }
 
-// slaves joins what the store knows of all slaves with the open sessions.
-func (d *Dispatcher) slaves(ctx context.Context) ([]Slave, error) {
-	rows, err := d.cfg.Store.Slaves(ctx)
-	if err != nil {
-		return nil, err
-	}
-	open := make(map[store.Session]Slave)
-	for _, s := range d.cfg.Sessions() {
-		open[s.Session] = s
-	}
-	slaves := make([]Slave, 0, len(rows))
-	for _, row := range rows {
-		s, ok := open[store.Session{Instance: row.Instance, Epoch: row.Epoch}]
-		if ok && row.Connected {
-			s.Connected = true
-			s.Free -= row.Busy
-		} else {
-			s = Slave{Name: row.Name, Labels: row.Labels}
+// look plans on what queue and slaves are now. It returns the ops to commit and
+// the waits that have changed. While there is room left it looks further down
+// the queue: many builds that nobody can take must not hide one that somebody
+// could.
+func (d *Dispatcher) look(ctx context.Context, now time.Time) ([]*store.Assign, map[lifecycle.BuildID]lifecycle.WaitCause, time.Time, error) {
+	var none time.Time
+	for window := d.window; ; window *= 4 {
+		builds, err := d.cfg.Store.Queue(ctx, window)
+		if err != nil || len(builds) == 0 {
+			d.metrics.queue.Set(0)
+			clear(d.broken)
+			return nil, nil, none, err
 		}
-		slaves = append(slaves, s)
+		slaves, err := d.slaves(ctx)
+		if err != nil {
+			return nil, nil, none, err
+		}
+		d.metrics.queue.Set(float64(len(builds)))
+		more := len(builds) == window
+		if !more {
+			d.forget(builds)
+		}
+		builds = slices.DeleteFunc(builds, func(b lifecycle.Build) bool { return d.broken[b.ID] })
+		assign, waits, wake := plan(now, builds, slaves)
+		if more && room(slaves) {
+			continue
+		}
+		byID := make(map[lifecycle.BuildID]*lifecycle.Build, len(builds))
+		for i := range builds {
+			byID[builds[i].ID] = &builds[i]
+		}
+		assigns, ok := d.assigns(now, assign, byID)
+		if !ok {
+			window /= 4 // a build turned out to be broken: plan again without it
+			continue
+		}
+		maps.DeleteFunc(waits, func(id lifecycle.BuildID, cause lifecycle.WaitCause) bool { return byID[id].Wait == cause })
+		return assigns, waits, wake, nil
 	}
-	return slaves, nil
+}
+
+// assigns makes the ops; false: a build is broken, and now known to be.
+func (d *Dispatcher) assigns(now time.Time, planned []assignment, builds map[lifecycle.BuildID]*lifecycle.Build) ([]*store.Assign, bool) {
+	ok := true
+	ops := make([]*store.Assign, 0, len(planned))
+	for _, a := range planned {
+		op, err := d.assign(now, builds[a.build], a.slave)
+		if err != nil {
+			d.setBroken(a.build, err)
+			ok = false
+			continue
+		}
+		ops = append(ops, op)
+	}
+	return ops, ok
+}
+
+// setBroken keeps a build from being planned again.
+func (d *Dispatcher) setBroken(id lifecycle.BuildID, err error) {
+	d.cfg.Logger.Error("build cannot be dispatched", "build_id", id, "err", err)
+	d.broken[id] = true
+}
+
+// forget drops broken builds that have left the queue, of which builds is all.
+func (d *Dispatcher) forget(builds []lifecycle.Build) {
+	if len(d.broken) == 0 {
+		return
+	}
+	queued := make(map[lifecycle.BuildID]bool, len(builds))
+	for i := range builds {
+		queued[builds[i].ID] = true
+	}
+	maps.DeleteFunc(d.broken, func(id lifecycle.BuildID, _ bool) bool { return !queued[id] })
+}
+
+// commit commits assignments, all at once, or one by one if one of them cannot
+// be committed at all.
+func (d *Dispatcher) commit(ctx context.Context, assigns []*store.Assign) error {
+	if len(assigns) == 0 {
+		return nil
+	}
+	ops := make([]store.Op, len(assigns))
+	for i, op := range assigns {
+		ops[i] = op
+	}
+	err := d.cfg.Commit.Do(ctx, ops...)
+	if errors.Is(err, store.ErrPoison) {
+		if len(assigns) == 1 {
+			d.setBroken(assigns[0].Build, err)
+			return nil
+		}
+		for _, op := range assigns {
+			if err := d.commit(ctx, []*store.Assign{op}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, op := range assigns {
+		if op.Err == nil {
+			d.metrics.assigned.Inc()
+			continue
+		}
+		// Whatever has changed meanwhile has left a hint.
+		d.metrics.overtaken.Inc()
+		d.cfg.Logger.Debug("assignment overtaken", "build_id", op.Build, "err", op.Err)
+	}
+	return nil
 }
 
 func (d *Dispatcher) assign(now time.Time, b *lifecycle.Build, s *Slave) (*store.Assign, error) {

@@ -5,18 +5,7 @@ import (
 	"time"
 
 	"holdfast/master/lifecycle"
-	"holdfast/master/store"
 )
-
-// Slave is a slave as dispatch sees it.
-type Slave struct {
-	Session   store.Session
-	Name      string
-	Labels    map[string]string
-	Connected bool // to this master, and Session is its open session
-	Accepting bool
-	Free      int // slots
-}
 
 // assignment pairs a build with the slave that shall run it.
 type assignment struct {

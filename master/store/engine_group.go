@@ -85,6 +85,13 @@ type recordState struct {
 	slots    map[lifecycle.AttemptID]bool // that occupied a slot before the op
 }
 
+// change notes that the engine itself has changed an attempt's row.
+func (r *recordState) change(id lifecycle.AttemptID) {
+	if _, noted := r.attempts[id]; !noted {
+		r.attempts[id] = false
+	}
+}
+
 // newGroup arranges rows.
 func newGroup(tx Tx, rows *Rows) *group {
 	g := &group{

@@ -104,7 +104,7 @@ func (op *RefuseFrame) apply(_ context.Context, g *group) error {
 	r := g.record(a.Build)
 	if !a.full.SetAside && (a.full.RefusedSeq != op.Seq || a.full.Refused != times) {
 		a.full.RefusedSeq, a.full.Refused = op.Seq, times
-		r.attempts[a.ID] = r.attempts[a.ID]
+		r.change(a.ID)
 	}
 	g.moveMark(a, op.Session, a.Mark, a.Chain)
 	if times < refusalLimit && total < refusalTotal && !a.full.SetAside {

@@ -75,9 +75,9 @@ func (op *Submit) refuse(err error) { op.Err = err }
 // apply queues a build once, however often it is asked for.
 func (op *Submit) apply(_ context.Context, g *group) error {
 	b := &op.Build
-	// The id is not part of the body: a client that has lost the reply and its
+	// Id and submitter are not part of the body: a client that has lost the reply and its
 	// memory makes a new id, and means the same build.
-	body := digest([]byte(b.Name), b.Spec, []byte(b.Reason), []byte(b.Submitter))
+	body := digest([]byte(b.Name), b.Spec, []byte(b.Reason))
 	res, known, err := g.recall(op.RequestKey, "submit", body)
 	switch {
 	case errors.Is(err, ErrConflict):

@@ -12,8 +12,8 @@ import (
 )
 
 // Stop tells the runner to stop the attempt, durably: a runner that is
-// starting, or that nobody can wake, finds the order before its next step. The
-// first reason counts.
+// starting finds the order before its first step, one that nobody can wake
+// within stopEvery. The first reason counts. It works on a full disk.
 func Stop(dir, reason string) error {
 	if _, err := os.Stat(stopPath(dir)); err == nil {
 		return Poke(dir)
@@ -25,10 +25,14 @@ func Stop(dir, reason string) error {
 	return Poke(dir)
 }
 
-// readStop returns the stop order; nil: none.
+// readStop returns the stop order; nil: none. One that cannot be understood is
+// an order all the same.
 func readStop(dir string) (*StopOrder, error) {
 	var o StopOrder
 	found, err := readJSON(stopPath(dir), &o)
+	if errors.Is(err, ErrDamaged) {
+		return &StopOrder{Version: planVersion, Reason: "stop.json is damaged"}, nil
+	}
 	if err != nil || !found {
 		return nil, err
 	}

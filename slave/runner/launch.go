@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 )
 
@@ -33,16 +35,20 @@ func Launch(ctx context.Context, cfg LaunchConfig) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	lock, err := Lock(cfg.Dir)
+	dir, err := filepath.Abs(cfg.Dir) // the runner starts in it
+	if err != nil {
+		return fmt.Errorf("launch runner: %w", err)
+	}
+	lock, err := Lock(dir)
 	if err != nil {
 		return err
 	}
 	// Our copy. The runner's keeps the lock.
 	defer lock.Close()
-	if _, err := os.Stat(endPath(cfg.Dir)); err == nil {
-		return fmt.Errorf("launch runner: %w", ErrEnded)
+	if err := checkEnded(dir); err != nil {
+		return fmt.Errorf("launch runner: %w", err)
 	}
-	log, err := os.OpenFile(logPath(cfg.Dir), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	log, err := os.OpenFile(logPath(dir), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
 		return fmt.Errorf("launch runner: %w", err)
 	}
@@ -50,9 +56,9 @@ func Launch(ctx context.Context, cfg LaunchConfig) error {
 	if len(cfg.Exe) == 0 {
 		return errors.New("launch runner: no command")
 	}
-	args := append(append([]string(nil), cfg.Exe[1:]...), "--dir", cfg.Dir)
+	args := append(append([]string(nil), cfg.Exe[1:]...), "--dir", dir)
 	cmd := exec.Command(cfg.Exe[0], args...) // not CommandContext: it outlives us
-	cmd.Dir = cfg.Dir
+	cmd.Dir = dir
 	cmd.Env = cfg.Env
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{lock}
@@ -62,4 +68,17 @@ func Launch(ctx context.Context, cfg LaunchConfig) error {
 	}
 	go func() { _ = cmd.Wait() }() // no zombie while we live; its word is on disk
 	return nil
+}
+
+// checkEnded returns ErrEnded if the attempt has ended. Whatever else keeps us
+// from knowing is an error too: a step must not run again because of it.
+func checkEnded(dir string) error {
+	switch _, err := os.Lstat(endPath(dir)); {
+	case err == nil:
+		return ErrEnded
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	default:
+		return err
+	}
 }

@@ -46,17 +46,18 @@ func run(dir string, log *slog.Logger) error {
 		return err
 	}
 	defer lock.Close()
-	if _, err := os.Stat(endPath(dir)); err == nil {
-		return ErrEnded
+	closeInherited()
+	if err := checkEnded(dir); err != nil {
+		return err
 	}
 	plan, err := ReadPlan(dir)
 	if err != nil {
 		return err
 	}
-	// Whatever our steps orphan becomes our child, to be reaped and killed.
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("become subreaper: %w", err)
+	if err := becomeSubreaper(); err != nil {
+		return err
 	}
+	warmThreads(spareThreads)
 	ctl, err := OpenWake(ctlPath(dir))
 	if err != nil {
 		return err
@@ -90,6 +91,21 @@ func takeLock(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("lock attempt: %w", ErrAlive)
 	}
 	return os.NewFile(lockFD, lockPath(dir)), nil
+}
+
+// closeInherited closes what our forefathers left open for us by mistake: we
+// may outlive them by days, and somebody may wait for its end. All that is ours
+// is close-on-exec, the lock since takeLock.
+func closeInherited() {
+	fds, err := numbers("/proc/self/fd")
+	if err != nil {
+		return
+	}
+	for _, fd := range fds {
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); fd > 2 && err == nil && flags&unix.FD_CLOEXEC == 0 {
+			_ = unix.Close(fd)
+		}
+	}
 }
 
 // introduce writes runner.json. Nothing depends on it.

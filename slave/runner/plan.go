@@ -92,8 +92,8 @@ func LogDir(dir string, number int) string { return filepath.Join(stepDir(dir, n
 // If we crash in the middle, the next Prepare finishes the work: plan.json is
 // the last to appear.
 func Prepare(dir string, p Plan) error {
-	if len(p.Steps) == 0 {
-		return errors.New("prepare attempt: a plan without steps")
+	if err := p.check(); err != nil {
+		return fmt.Errorf("prepare attempt: %w", err)
 	}
 	for i := range p.Steps {
 		if err := os.MkdirAll(stepDir(dir, i+1), 0o755); err != nil {
@@ -111,6 +111,12 @@ func Prepare(dir string, p Plan) error {
 		return fmt.Errorf("prepare attempt: %w", err)
 	}
 	if !p.NoSync {
+		// Room for the words that must be possible on a full disk (P-full).
+		for _, path := range []string{endPath(dir), stopPath(dir)} {
+			if err := reserve(path); err != nil {
+				return fmt.Errorf("prepare attempt: reserve %s: %w", path, err)
+			}
+		}
 		for _, d := range []string{filepath.Join(dir, "steps"), filepath.Dir(dir)} {
 			if err := syncDir(d); err != nil {
 				return fmt.Errorf("prepare attempt: %w", err)
@@ -120,6 +126,24 @@ func Prepare(dir string, p Plan) error {
 	p.Version = planVersion
 	if err := writeJSON(planPath(dir), p, p.NoSync); err != nil {
 		return fmt.Errorf("prepare attempt: %w", err)
+	}
+	return nil
+}
+
+// check finds what would go wrong only when it is too late.
+func (p *Plan) check() error {
+	if len(p.Steps) == 0 {
+		return errors.New("a plan without steps")
+	}
+	ids := make(map[string]bool)
+	for i, s := range p.Steps {
+		switch {
+		case s.ID == "" || ids[s.ID]:
+			return fmt.Errorf("step %d: its id %q is empty or not its own", i+1, s.ID)
+		case (s.Run == "") == (len(s.Command) == 0):
+			return fmt.Errorf("step %d: either run or a command", i+1)
+		}
+		ids[s.ID] = true
 	}
 	return nil
 }

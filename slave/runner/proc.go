@@ -2,28 +2,27 @@ package runner
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 )
 
-// process is one row of /proc.
+// process is one row of /proc that still runs.
 type process struct {
-	pid, parent int
-	name        string
-	zombie      bool
+	pid, parent, group int
+	name               string
 }
 
 func (p process) String() string { return fmt.Sprintf("%s (pid %d)", p.name, p.pid) }
 
-// pids lists the processes there are.
-func pids() ([]int, error) {
-	d, err := os.Open("/proc")
+// numbers lists the entries of a directory of /proc that are numbers.
+func numbers(path string) ([]int, error) {
+	d, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -32,151 +31,159 @@ func pids() ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list []int
+	list := make([]int, 0, len(names))
 	for _, name := range names {
-		if pid, err := strconv.Atoi(name); err == nil {
-			list = append(list, pid)
+		if n, err := strconv.Atoi(name); err == nil {
+			list = append(list, n)
 		}
 	}
 	return list, nil
 }
 
-// stat reads one process; ok is false when it is gone.
-func stat(pid int) (p process, ok bool) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+func procPath(pid int, file string) string { return "/proc/" + strconv.Itoa(pid) + "/" + file }
+
+// stat reads one process; ok is false when it is gone. ended: only its exit
+// status is left.
+func stat(pid int) (p process, ended, ok bool) {
+	b, err := os.ReadFile(procPath(pid, "stat"))
 	if err != nil {
-		return process{}, false
+		return process{}, false, false
 	}
-	// pid (name) state ppid …; the name may hold anything.
+	return parseStat(pid, b)
+}
+
+// parseStat reads "pid (name) state ppid pgrp …"; the name may hold anything.
+func parseStat(pid int, b []byte) (p process, ended, ok bool) {
 	open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
 	if open < 0 || end < open {
-		return process{}, false
+		return process{}, false, false
 	}
 	rest := strings.Fields(string(b[end+1:]))
-	if len(rest) < 2 {
-		return process{}, false
+	if len(rest) < 3 {
+		return process{}, false, false
 	}
-	parent, err := strconv.Atoi(rest[1])
+	parent, err1 := strconv.Atoi(rest[1])
+	group, err2 := strconv.Atoi(rest[2])
+	if err1 != nil || err2 != nil {
+		return process{}, false, false
+	}
+	p = process{pid: pid, parent: parent, group: group, name: cut(string(b[open+1:end]), maxName)}
+	if rest[0] == "Z" || rest[0] == "X" {
+		// Its first thread has ended. Others may live, and then it does.
+		tasks, err := numbers(procPath(pid, "task"))
+		ended = err != nil || len(tasks) <= 1
+	}
+	return p, ended, true
+}
+
+// table is a snapshot of all processes, not taken in one instant.
+type table struct {
+	pids     []int
+	byPID    map[int]process
+	ended    map[int]bool
+	children map[int][]int
+	missed   bool // a process ended before it was looked at; who knows what it was
+}
+
+// readTable looks at the newest processes first: those that keep forking and
+// ending are gone soonest.
+func readTable() (*table, error) {
+	pids, err := numbers("/proc")
 	if err != nil {
-		return process{}, false
+		return nil, err
 	}
-	return process{pid: pid, parent: parent, name: cut(string(b[open+1:end]), 64), zombie: rest[0] == "Z" || rest[0] == "X"}, true
+	slices.Reverse(pids) // the kernel lists them in rising order
+	t := &table{pids: pids, byPID: make(map[int]process), ended: make(map[int]bool), children: make(map[int][]int)}
+	for _, pid := range pids {
+		if p, ended, ok := stat(pid); ok {
+			t.byPID[pid], t.ended[pid] = p, ended
+			t.children[p.parent] = append(t.children[p.parent], pid)
+		} else {
+			t.missed = true
+		}
+	}
+	return t, nil
+}
+
+// below returns the processes below the roots that still run.
+func (t *table) below(roots ...int) []process {
+	var found []process
+	seen := make(map[int]bool)
+	for queue := roots; len(queue) > 0; queue = queue[1:] {
+		for _, pid := range t.children[queue[0]] {
+			if seen[pid] {
+				continue // a number that was given out again during the scan
+			}
+			seen[pid] = true
+			if !t.ended[pid] {
+				found = append(found, t.byPID[pid])
+			}
+			queue = append(queue, pid)
+		}
+	}
+	return found
 }
 
 // descendants returns the processes below root that still run. With root a
 // subreaper nothing below it can escape.
 func descendants(root int) ([]process, error) {
-	list, err := pids()
+	t, err := readTable()
 	if err != nil {
 		return nil, err
 	}
-	children := make(map[int][]process)
-	for _, pid := range list {
-		if p, ok := stat(pid); ok {
-			children[p.parent] = append(children[p.parent], p)
-		}
-	}
-	var found []process
-	for queue := []int{root}; len(queue) > 0; queue = queue[1:] {
-		for _, p := range children[queue[0]] {
-			if !p.zombie {
-				found = append(found, p)
-			}
-			queue = append(queue, p.pid)
-		}
-	}
-	return found, nil
+	return t.below(root), nil
 }
 
 // marked returns the processes whose environment says that they belong to one
-// of the steps. A process that has cleared its environment is not found.
-func marked(steps map[string]bool) ([]process, error) {
-	list, err := pids()
+// of the steps, and those below them. A process that has cleared its
+// environment and lost its parents is not found. sure: none was missed because
+// it forked and ended in the middle of the scan.
+func marked(steps map[string]bool) (found []process, sure bool, err error) {
+	t, err := readTable()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var found []process
-	for _, pid := range list {
-		env, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
-		if err != nil {
-			continue // gone, or not ours
+	sure = !t.missed
+	var roots []int
+	seen := map[int]bool{os.Getpid(): true}
+	for _, pid := range t.pids {
+		p, ok := t.byPID[pid]
+		if !ok || t.ended[pid] || seen[pid] {
+			continue
 		}
-		for _, pair := range bytes.Split(env, []byte{0}) {
-			if id, ok := strings.CutPrefix(string(pair), markEnv+"="); ok && steps[id] {
-				if p, ok := stat(pid); ok && !p.zombie {
-					found = append(found, p)
-				}
+		is, gone := hasMark(pid, steps)
+		if sure = sure && !gone; is {
+			seen[pid] = true
+			found, roots = append(found, p), append(roots, pid)
+		}
+	}
+	for _, p := range t.below(roots...) {
+		if !seen[p.pid] {
+			found = append(found, p)
+		}
+	}
+	return found, sure, nil
+}
+
+// hasMark looks into the environment a process was started with.
+func hasMark(pid int, steps map[string]bool) (is, gone bool) {
+	env, err := os.ReadFile(procPath(pid, "environ"))
+	if err == nil && len(env) == 0 {
+		// Perhaps its first thread has ended and others live: they still show it.
+		tasks, _ := numbers(procPath(pid, "task"))
+		for _, tid := range tasks {
+			if env, err = os.ReadFile(procPath(pid, "task/"+strconv.Itoa(tid)+"/environ")); err == nil && len(env) > 0 {
 				break
 			}
 		}
 	}
-	return found, nil
-}
-
-// killPatience is how long KILL is repeated before a process counts as one
-// that cannot be killed (in an uninterruptible call, say).
-const killPatience = 20 * time.Second
-
-// KillLeftovers kills what a dead runner's steps left running, until two scans
-// in a row find nothing. It returns the names of those that cannot be killed.
-// ErrAlive: the runner lives, and this is its business.
-//
-// It holds the lock meanwhile, so that no runner can start beside it.
-func KillLeftovers(ctx context.Context, dir string) (left []string, err error) {
-	lock, err := Lock(dir)
-	if err != nil {
-		return nil, err
+	if err != nil { // gone, or not ours
+		return false, errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH)
 	}
-	defer lock.Close()
-	plan, err := ReadPlan(dir)
-	if err != nil {
-		return nil, fmt.Errorf("kill leftovers: %w", err)
-	}
-	steps := make(map[string]bool)
-	for _, s := range plan.Steps {
-		steps[s.ID] = true
-	}
-	clean := 0
-	for start := time.Now(); clean < 2; {
-		found, err := marked(steps)
-		if err != nil {
-			return nil, fmt.Errorf("kill leftovers: %w", err)
-		}
-		if len(found) == 0 {
-			clean++
-			continue
-		}
-		clean = 0
-		kill(found, syscall.SIGKILL)
-		if time.Since(start) > killPatience {
-			return names(found), nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(5 * time.Millisecond): // until the kernel is done with them
+	for pair := range bytes.SplitSeq(env, []byte{0}) {
+		if id, ok := bytes.CutPrefix(pair, []byte(markEnv+"=")); ok && steps[string(id)] {
+			return true, false
 		}
 	}
-	return nil, nil
-}
-
-// kill signals all of them; those that are gone do not matter.
-func kill(list []process, sig syscall.Signal) {
-	for _, p := range list {
-		if err := syscall.Kill(p.pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
-			continue // not ours to kill: it will show as left
-		}
-	}
-}
-
-// names names processes, as many as a record holds.
-func names(list []process) []string {
-	var out []string
-	for i, p := range list {
-		if i == maxNames {
-			return append(out, fmt.Sprintf("and %d more", len(list)-i))
-		}
-		out = append(out, p.String())
-	}
-	return out
+	return false, false
 }

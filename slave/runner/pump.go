@@ -20,6 +20,8 @@ const (
 	// drainPatience is how long a pipe may stay open after all processes of
 	// its step are gone: somebody outside holds its other end.
 	drainPatience = 2 * time.Second
+	// flushEvery bounds what of a running step's log a power cut can take.
+	flushEvery = time.Second
 )
 
 // pumps moves the two outputs of a step into its spool. One writes at a time;
@@ -30,70 +32,122 @@ type pumps struct {
 	space <-chan struct{} // somebody may have freed spool space
 	wrote func()          // tells the agent
 	full  func(bool)      // tells people
+	dirty chan struct{}   // one slot, to flush: there is something to make durable
+	// failed is closed when the log cannot go on; the step is to be ended.
+	failed chan struct{}
 
 	mu    sync.Mutex
-	spool *spool.Writer // guarded by mu
+	spool *spool.Writer // guarded by mu, but for Flush
 
 	running sync.WaitGroup
-	errs    [2]error
+	once    sync.Once
+	err     error // set before failed is closed
+}
+
+func newPumps(log *spool.Writer, clock *clock, space <-chan struct{}) *pumps {
+	return &pumps{spool: log, clock: clock, space: space, dirty: make(chan struct{}, 1), failed: make(chan struct{})}
 }
 
 // run pumps one output until its end. It owns r.
-func (p *pumps) run(i int, stream spool.Stream, r *os.File) {
-	p.running.Add(1)
-	go func() {
-		defer p.running.Done()
+func (p *pumps) run(stream spool.Stream, r *os.File) {
+	p.running.Go(func() {
 		defer r.Close()
-		p.errs[i] = p.copy(stream, r)
-	}()
+		if err := p.copy(stream, r); err != nil {
+			p.fail(err)
+		}
+	})
 }
 
-// wait returns when both outputs have ended and all of them is in the spool.
-func (p *pumps) wait() error {
-	p.running.Wait()
-	return errors.Join(p.errs[0], p.errs[1])
+// fail notes the first failure.
+func (p *pumps) fail(err error) {
+	p.once.Do(func() {
+		p.err = err
+		close(p.failed)
+	})
+}
+
+// failure is why the log cannot go on, nil if it can.
+func (p *pumps) failure() error {
+	select {
+	case <-p.failed:
+		return p.err
+	default:
+		return nil
+	}
+}
+
+// flush makes what was written durable about once a second, until stop.
+func (p *pumps) flush(stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		case <-p.dirty:
+		}
+		select {
+		case <-stop: // the log is synced as a whole
+			return
+		case <-time.After(flushEvery):
+		}
+		if err := p.spool.Flush(); err != nil {
+			p.fail(err)
+			return
+		}
+	}
 }
 
 func (p *pumps) copy(stream spool.Stream, r *os.File) error {
 	buf := make([]byte, pumpBuffer)
 	for {
 		n, err := r.Read(buf)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			// All processes are gone: what is in the pipe is all there will be.
-			n, err = readPending(r, buf)
-		}
 		if n > 0 {
 			if err := p.write(stream, buf[:n]); err != nil {
 				return err
 			}
 		}
-		if errors.Is(err, io.EOF) {
+		switch {
+		case errors.Is(err, io.EOF):
 			return nil
-		}
-		if err != nil {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return p.drain(stream, r, buf)
+		case err != nil:
 			return fmt.Errorf("read output: %w", err)
 		}
 	}
 }
 
-// readPending reads what a pipe holds, without waiting; io.EOF: nothing.
-func readPending(r *os.File, buf []byte) (n int, err error) {
+// drain reads what the pipe holds now and no more. All processes of the step
+// are gone, so that it holds their last words; who still has its other end
+// open is somebody else, and may write for ever.
+func (p *pumps) drain(stream spool.Stream, r *os.File, buf []byte) error {
 	raw, err := r.SyscallConn()
 	if err != nil {
-		return 0, err
+		return fmt.Errorf("drain output: %w", err)
 	}
-	var readErr error
+	var left, n int
+	var callErr error
 	// Control, not Read: Read would refuse because of the deadline.
-	err = raw.Control(func(fd uintptr) { n, readErr = unix.Read(int(fd), buf) })
-	switch {
-	case err != nil:
-		return 0, err
-	case errors.Is(readErr, unix.EAGAIN), readErr == nil && n == 0:
-		return 0, io.EOF
-	case readErr != nil:
-		return 0, readErr
+	if err := raw.Control(func(fd uintptr) { left, callErr = pending(int(fd)) }); err != nil || callErr != nil {
+		return fmt.Errorf("drain output: %w", errors.Join(err, callErr))
 	}
-	return n, nil
+	for left > 0 {
+		err := raw.Control(func(fd uintptr) { n, callErr = unix.Read(int(fd), buf[:min(left, len(buf))]) })
+		switch {
+		case errors.Is(callErr, unix.EINTR):
+			continue
+		case errors.Is(callErr, unix.EAGAIN): // that somebody has read it from us
+			return nil
+		case err != nil || callErr != nil:
+			return fmt.Errorf("drain output: %w", errors.Join(err, callErr))
+		case n == 0:
+			return nil
+		}
+		left -= n
+		if err := p.write(stream, buf[:n]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // write puts b into the spool, however long that takes.
@@ -106,6 +160,10 @@ func (p *pumps) write(stream spool.Stream, b []byte) error {
 		n, err := p.spool.Write(stream, b, time.Now())
 		if b = b[n:]; n > 0 {
 			p.wrote()
+			select {
+			case p.dirty <- struct{}{}:
+			default:
+			}
 		}
 		if err == nil {
 			break

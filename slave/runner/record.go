@@ -109,13 +109,15 @@ func WriteEnd(dir string, e End, noSync bool) error {
 	return nil
 }
 
-// reserveRecords allocates the blocks that a step's exit and the attempt's end
-// will need, so that last words fit on a full disk.
-func reserveRecords(dir string, number int) error {
-	for _, path := range []string{exitPath(dir, number), endPath(dir)} {
-		if err := reserve(path); err != nil {
-			return fmt.Errorf("reserve %s: %w", path, err)
-		}
+// makeRoom makes the step's log directory, and allocates the blocks that its
+// exit record will need, so that last words fit on a full disk; the attempt's
+// end has its own since Prepare. WriteStarted makes both names durable.
+func makeRoom(dir string, number int) error {
+	if err := os.Mkdir(LogDir(dir, number), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make room for step %d: %w", number, err)
+	}
+	if err := reserve(exitPath(dir, number)); err != nil {
+		return fmt.Errorf("make room for step %d: %w", number, err)
 	}
 	return nil
 }

@@ -18,10 +18,6 @@ const (
 	// Exit codes of a command that could not be executed, as a shell has them.
 	exitNotExecutable = 126
 	exitNotFound      = 127
-	// sweepPatience is how long the children of a command that has ended may
-	// take to end by themselves, sweepGrace how long they have after TERM.
-	sweepPatience = 100 * time.Millisecond
-	sweepGrace    = 2 * time.Second
 )
 
 // runStep runs one step to its end. errNoRoom: nothing was started. Any other
@@ -30,7 +26,7 @@ func (r *runner) runStep(number int) (Exit, error) {
 	plan := &r.plan.Steps[number-1]
 	// Room for the last words first: a step whose end cannot be recorded must
 	// not begin.
-	if err := reserveRecords(r.dir, number); err != nil {
+	if err := makeRoom(r.dir, number); err != nil {
 		if isFull(err) {
 			return Exit{}, fmt.Errorf("%w: %w", errNoRoom, err)
 		}
@@ -60,9 +56,12 @@ func (r *runner) runStep(number int) (Exit, error) {
 	if err != nil {
 		return Exit{}, err
 	}
+	if err := log.Seal(); err != nil && !errors.Is(err, spool.ErrFull) {
+		return Exit{}, err
+	}
 	// If we crash before the spool is synced there is no exit record: what a
-	// record says about the log is always on disk.
-	if err := r.insist("sync the log", log.Sync); err != nil {
+	// record says about the log is always on disk. A failed sync is final.
+	if err := log.Sync(); err != nil {
 		return Exit{}, err
 	}
 	all, blocked := clock.total()
@@ -119,21 +118,40 @@ func (r *runner) execute(number int, log *spool.Writer, clock *clock) (Exit, err
 	r.notePID(number, pid)
 	r.waker.now()
 
-	p := &pumps{
-		clock: clock, space: r.ctl.C, wrote: r.waker.soon, spool: log,
-		full: func(full bool) { r.log.Info("spool", "full", full, "step", number) },
-	}
-	// The supervisor needs the pokes too: it hands on those for space.
+	// The supervisor gets the pokes: it hands on those for space.
 	space := make(chan struct{}, 1)
-	p.space = space
-	p.run(0, spool.Stdout, readers[0])
-	p.run(1, spool.Stderr, readers[1])
+	p := newPumps(log, clock, space)
+	p.wrote, p.full = r.waker.soon, r.tellFull(number)
+	p.run(spool.Stdout, readers[0])
+	p.run(spool.Stderr, readers[1])
+	stopFlush, flushed := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(flushed)
+		p.flush(stopFlush)
+	}()
 	s := &supervisor{runner: r, step: &r.plan.Steps[number-1], pid: pid, clock: clock, space: space}
 	exit := s.watch(p, readers)
-	if err := p.wait(); err != nil {
+	close(stopFlush)
+	<-flushed
+	if err := p.failure(); err != nil {
 		return Exit{}, err // the log is not whole: no end may be recorded
 	}
 	return exit, nil
+}
+
+// tellEvery is how often people are told that a log waits for space.
+const tellEvery = time.Minute
+
+// tellFull tells people when the spool is full, and no more often than they
+// care to read.
+func (r *runner) tellFull(number int) func(bool) {
+	var told time.Time
+	return func(full bool) {
+		if full && (told.IsZero() || time.Since(told) >= tellEvery) {
+			told = time.Now()
+			r.log.Warn("the spool is full: the step waits until a master has ACKed some of it", "step", number)
+		}
+	}
 }
 
 // fork starts the command in a process group of its own.
@@ -141,12 +159,15 @@ func (r *runner) fork(number int, out [2]*os.File) (pid int, err error) {
 	step := &r.plan.Steps[number-1]
 	dir := filepath.Join(r.plan.Workspace, filepath.FromSlash(step.Dir))
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return 0, &commandError{code: exitNotFound, detail: fmt.Sprintf("no directory %s in the workspace", step.Dir)}
+		return 0, &commandError{code: exitNotFound, detail: fmt.Sprintf("no directory %q in the workspace", step.Dir)}
 	}
 	env := r.plan.stepEnv(number)
 	argv := step.Command
 	if step.Run != "" {
 		argv = []string{"/bin/sh", "-c", step.Run}
+	}
+	if len(argv) == 0 {
+		return 0, &commandError{code: exitNotFound, detail: "no command"}
 	}
 	path, err := lookPath(argv[0], dir, env)
 	if err != nil {

@@ -10,6 +10,9 @@ import (
 	"holdfast/retry"
 )
 
+// stopEvery is how often a stop order is looked for without being poked.
+const stopEvery = 2 * time.Second
+
 // supervisor watches over the processes of one step.
 type supervisor struct {
 	runner *runner
@@ -41,7 +44,7 @@ func (s *supervisor) watch(p *pumps, readers [2]*os.File) Exit {
 		p.running.Wait()
 	}()
 
-	why := s.untilMain(mainDone)
+	why := s.untilMain(mainDone, p.failed)
 	if why != nil {
 		s.killTree(treeDone, s.step.Grace)
 	} else {
@@ -49,28 +52,25 @@ func (s *supervisor) watch(p *pumps, readers [2]*os.File) Exit {
 	}
 	// Nothing writes any more: the pipes end by themselves, unless somebody
 	// outside the step holds one open.
-	select {
-	case <-outputDone:
-	case <-time.After(drainPatience):
-		for _, r := range readers {
-			_ = r.SetReadDeadline(time.Now()) // only a closed file refuses
-		}
-	}
-	for drained := false; !drained; { // a full spool may still need to hear of space
+	patience := time.After(drainPatience)
+	for {
 		select {
 		case <-outputDone:
-			drained = true
-		case <-s.runner.ctl.C:
+			return s.exit(why)
+		case <-s.runner.ctl.C: // a full spool may still need to hear of space
 			s.passOn()
+		case <-patience:
+			for _, r := range readers {
+				_ = r.SetReadDeadline(time.Now()) // only a closed file refuses
+			}
 		}
 	}
-	return s.exit(why)
 }
 
 // reap collects every child until there is none left. It is the only one who
 // waits for children.
 func (s *supervisor) reap(mainDone, treeDone chan<- struct{}) {
-	for {
+	for ended := false; ; {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, 0, nil)
 		switch {
@@ -78,7 +78,8 @@ func (s *supervisor) reap(mainDone, treeDone chan<- struct{}) {
 		case err != nil: // ECHILD: nobody left
 			close(treeDone)
 			return
-		case pid == s.pid:
+		case pid == s.pid && !ended: // the number may be given out again
+			ended = true
 			s.main = status
 			close(mainDone)
 		}
@@ -87,28 +88,28 @@ func (s *supervisor) reap(mainDone, treeDone chan<- struct{}) {
 
 // untilMain waits for the command's end; the verdict is why it has to end
 // before, nil if it ended by itself.
-func (s *supervisor) untilMain(mainDone <-chan struct{}) *verdict {
+func (s *supervisor) untilMain(mainDone, failed <-chan struct{}) *verdict {
 	timer := time.NewTimer(s.nextCheck())
 	defer timer.Stop()
 	for {
 		select {
 		case <-mainDone:
 			return nil
+		case <-failed: // nobody will hear what it says
+			return &verdict{StateFailed, retry.RunnerLost, "the log cannot be written"}
 		case <-s.runner.ctl.C:
 			s.passOn()
-			stop, err := readStop(s.runner.dir)
-			if err != nil {
-				s.runner.log.Error("read stop order", "err", err)
-			}
-			if stop != nil {
-				return &verdict{StateCancelled, retry.Cancelled, stop.Reason}
-			}
 		case <-timer.C:
-			if v := s.overdue(); v != nil {
+		}
+		if v := s.due(); v != nil {
+			select {
+			case <-mainDone: // an end that was there first stands
+				return nil
+			default:
 				return v
 			}
-			timer.Reset(s.nextCheck())
 		}
+		timer.Reset(s.nextCheck())
 	}
 }
 
@@ -120,8 +121,15 @@ func (s *supervisor) passOn() {
 	}
 }
 
-// overdue checks the time limits.
-func (s *supervisor) overdue() *verdict {
+// due looks for a stop order and checks the time limits.
+func (s *supervisor) due() *verdict {
+	stop, err := readStop(s.runner.dir)
+	if err != nil {
+		s.runner.log.Error("read stop order", "err", err)
+	}
+	if stop != nil {
+		return &verdict{StateCancelled, retry.Cancelled, stop.Reason}
+	}
 	used, silent, _ := s.clock.used()
 	switch {
 	case s.step.Timeout > 0 && used >= s.step.Timeout:
@@ -132,81 +140,20 @@ func (s *supervisor) overdue() *verdict {
 	return nil
 }
 
-// nextCheck is when a limit can be reached at the earliest.
+// nextCheck is when there may be something due at the earliest.
 func (s *supervisor) nextCheck() time.Duration {
 	used, silent, stopped := s.clock.used()
-	next := time.Hour
+	if stopped { // no limit can be reached while the clock stands still
+		return fullRetry
+	}
+	next := stopEvery
 	if s.step.Timeout > 0 {
 		next = min(next, s.step.Timeout-used)
 	}
 	if s.step.Silence > 0 {
 		next = min(next, s.step.Silence-silent)
 	}
-	if stopped { // nothing can become overdue while the clock stands still
-		next = max(next, fullRetry)
-	}
 	return max(next, time.Millisecond)
-}
-
-// sweep ends what a command that has ended by itself left behind.
-func (s *supervisor) sweep(treeDone <-chan struct{}) {
-	select {
-	case <-treeDone:
-		return
-	case <-time.After(sweepPatience):
-	}
-	if found, err := descendants(os.Getpid()); err == nil {
-		s.killed = names(found)
-	}
-	s.killTree(treeDone, sweepGrace)
-}
-
-// killTree ends all processes of the step: TERM, grace, then KILL until
-// nothing is left. Everything the step ever started is below this process,
-// which is its subreaper, so that nothing can escape by forking or by leaving
-// its group.
-func (s *supervisor) killTree(treeDone <-chan struct{}, grace time.Duration) {
-	s.signal(syscall.SIGTERM)
-	s.signal(syscall.SIGCONT) // a stopped process cannot hear TERM
-	deadline := time.After(grace)
-	for waiting := grace > 0; waiting; {
-		select {
-		case <-treeDone:
-			return
-		case <-s.runner.ctl.C:
-			s.passOn()
-		case <-deadline:
-			waiting = false
-		}
-	}
-	giveUp := time.After(killPatience)
-	for {
-		s.signal(syscall.SIGKILL)
-		select {
-		case <-treeDone:
-			return
-		case <-giveUp:
-			found, err := descendants(os.Getpid())
-			if err != nil {
-				s.left = []string{"unknown: " + err.Error()}
-			} else if s.left = names(found); len(found) == 0 {
-				continue
-			}
-			return
-		case <-time.After(5 * time.Millisecond): // forks may have raced with the scan
-		}
-	}
-}
-
-func (s *supervisor) signal(sig syscall.Signal) {
-	found, err := descendants(os.Getpid())
-	if err != nil {
-		s.runner.log.Error("list processes", "err", err)
-		// The group at least.
-		_ = syscall.Kill(-s.pid, sig)
-		return
-	}
-	kill(found, sig)
 }
 
 // exit tells how the step ended.

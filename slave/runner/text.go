@@ -8,6 +8,7 @@ import (
 const (
 	maxDetail = 2 << 10 // bytes of a detail or reason
 	maxNames  = 20      // processes named in one record
+	maxName   = 64      // bytes of a process's name
 )
 
 // cut shortens text to at most limit bytes of valid UTF-8.

@@ -110,17 +110,6 @@ func (d *daemon) kill() {
 	<-d.over
 }
 
-func (d *daemon) signal(sig os.Signal) { _ = d.cmd.Process.Signal(sig) }
-
-func (d *daemon) running() bool {
-	select {
-	case <-d.over:
-		return false
-	default:
-		return true
-	}
-}
-
 // peakRSS is VmHWM in bytes.
 func (d *daemon) peakRSS() int64 {
 	return peakRSS(d.cmd.Process.Pid)

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"holdfast/retry"
@@ -23,7 +22,7 @@ type player struct {
 	number int // of the attempt
 	lock   *os.File
 
-	deeds  atomic.Int64  // raised before and after each record that is written
+	seen   *seen         // what its files say
 	poke   chan struct{} // one slot: look for a stop order or for room
 	killed chan struct{} // closed by kill
 	once   sync.Once
@@ -42,7 +41,7 @@ func (p *player) play() {
 		return
 	case err == nil:
 		end.AtUS = time.Now().UnixMicro()
-		err = p.deed(func() error { return runner.WriteEnd(p.dir, end, true) })
+		err = runner.WriteEnd(p.dir, end, true)
 	}
 	if err != nil {
 		p.r.truth.broke("runner of attempt %s on %s: %v", p.plan.Attempt, p.r.slave, err)
@@ -89,12 +88,11 @@ func (p *player) step(number int) (runner.Exit, error) {
 		return runner.Exit{}, err
 	}
 	began := time.Now()
-	err = p.deed(func() error {
-		return runner.WriteStarted(p.dir, number, runner.Started{Step: plan.ID, StartedUS: began.UnixMicro()}, true)
-	})
-	if err != nil {
+	started := runner.Started{Step: plan.ID, StartedUS: began.UnixMicro()}
+	if err := runner.WriteStarted(p.dir, number, started, true); err != nil {
 		return runner.Exit{}, err
 	}
+	p.seen.started(number, started)
 	p.r.truth.started(p.plan.Attempt, p.r.slave, plan.ID)
 	log, err := spool.NewWriter(spool.Config{
 		Dir: runner.LogDir(p.dir, number), Quota: p.plan.SpoolQuota, NoSync: true,
@@ -119,16 +117,12 @@ func (p *player) step(number int) (runner.Exit, error) {
 	if exit.ExitCode != nil {
 		p.r.truth.exited(p.plan.Attempt, plan.ID, *exit.ExitCode)
 	}
-	err = p.deed(func() error { return runner.WriteExit(p.dir, number, exit, true) })
+	if err := runner.WriteExit(p.dir, number, exit, true); err != nil {
+		return runner.Exit{}, err
+	}
+	p.seen.exited(number, exit)
 	p.r.signal()
-	return exit, err
-}
-
-// deed writes a record.
-func (p *player) deed(write func() error) error {
-	p.deeds.Add(1)
-	defer p.deeds.Add(1)
-	return write()
+	return exit, nil
 }
 
 // perform writes what the step writes and returns how it ends.

@@ -10,6 +10,7 @@ type Times struct {
 	DialTimeout, WelcomeTimeout     time.Duration
 	ScanEvery                       time.Duration
 	Tick                            time.Duration // of the lost watch
+	SafetyPoll                      time.Duration
 }
 
 // Profile is a way of life: how much work there is, and how much trouble.
@@ -25,16 +26,21 @@ type Profile struct {
 	Builds  float64 // submitted
 	Cancels float64 // part of the builds that somebody cancels
 	Lasts   [2]time.Duration
-	Steps   int // of a build, at most
-	Bursts  int // of output in a step, at most
-	Lines   int // in a burst, at most
-	Width   int // bytes of a line
+	Steps   int     // of a build, at most
+	Silent  float64 // part of the steps that write nothing
+	Bursts  int     // of output in a step, at most
+	Lines   int     // in a burst, at most
+	Width   int     // bytes of a line
 
 	Faults map[Fault]float64
 	Outage [2]time.Duration // of a cable
 	Down   [2]time.Duration // of an agent or a master
 	Store  storeTrouble
 }
+
+// noPoll keeps masters from looking without a hint, so that a hint that is
+// lost shows: what waits for it never ends.
+const noPoll = 10 * 365 * 24 * time.Hour
 
 // Fault is a kind of trouble.
 type Fault string
@@ -69,11 +75,11 @@ func Sparse() Profile {
 			KeepaliveTime: 12 * time.Hour, KeepaliveTimeout: time.Hour,
 			ReconnectBase: time.Minute, ReconnectCap: 2 * time.Hour,
 			StallAfter: 10 * time.Minute, DialTimeout: time.Minute, WelcomeTimeout: time.Minute,
-			ScanEvery: 12 * time.Hour, Tick: time.Hour,
+			ScanEvery: 12 * time.Hour, Tick: time.Hour, SafetyPoll: noPoll,
 		},
 		Latency: 40 * time.Millisecond, LostAfter: 36 * time.Hour, Slots: 2,
-		Builds: 2, Cancels: 0.03, Lasts: [2]time.Duration{time.Minute, 20 * time.Hour},
-		Steps: 7, Bursts: 1, Lines: 20, Width: 60,
+		Builds: 2.1, Cancels: 0.03, Lasts: [2]time.Duration{time.Minute, 20 * time.Hour},
+		Steps: 5, Silent: 0.7, Bursts: 1, Lines: 20, Width: 60,
 		Faults: map[Fault]float64{
 			Drop: 0.3, Cut: 0.3, Hang: 0.1, HangUp: 0.03, HangDown: 0.03, Swallow: 0.03, SwallowUp: 0.02, SwallowDown: 0.02,
 			AgentStop: 0.05, AgentKill: 0.05, RunnerKill: 0.02, Reboot: 0.01,
@@ -88,7 +94,7 @@ func Sparse() Profile {
 // Steady has no faults but those that a test makes.
 func Steady() Profile {
 	return Profile{
-		Name: "steady", Latency: 5 * time.Millisecond, LostAfter: 30 * time.Minute, Slots: 1,
+		Name: "steady", Times: Times{SafetyPoll: noPoll}, Latency: 5 * time.Millisecond, LostAfter: 30 * time.Minute, Slots: 1,
 		Lasts:  [2]time.Duration{time.Second, time.Minute},
 		Outage: [2]time.Duration{time.Second, time.Minute},
 		Down:   [2]time.Duration{time.Second, 5 * time.Second},
@@ -98,9 +104,9 @@ func Steady() Profile {
 // Dense is a bad week: the product's own timers and a fault every twenty minutes.
 func Dense() Profile {
 	return Profile{
-		Name: "dense", Latency: 25 * time.Millisecond, LostAfter: 10 * time.Minute, Slots: 2,
+		Name: "dense", Times: Times{SafetyPoll: noPoll}, Latency: 25 * time.Millisecond, LostAfter: 10 * time.Minute, Slots: 2,
 		Builds: 60, Cancels: 0.08, Lasts: [2]time.Duration{2 * time.Second, 30 * time.Minute},
-		Steps: 4, Bursts: 6, Lines: 60, Width: 60,
+		Steps: 4, Silent: 0.2, Bursts: 6, Lines: 60, Width: 60,
 		Faults: map[Fault]float64{
 			Drop: 24, Cut: 8, Hang: 8, HangUp: 4, HangDown: 4, Swallow: 4, SwallowUp: 3, SwallowDown: 3,
 			AgentStop: 4, AgentKill: 8, RunnerKill: 4, Reboot: 1.5,

@@ -27,15 +27,7 @@ type runners struct {
 	mu    sync.Mutex
 	rng   *rand.Rand         // guarded by mu
 	alive map[string]*player // by directory
-	seen  map[string]sight   // by directory
 	wg    sync.WaitGroup
-}
-
-// sight is what was last read of a directory. The files are read again only
-// when a runner has written since.
-type sight struct {
-	deeds int64 // of the runner when the files were read
-	o     runner.Observation
 }
 
 // The longest that a fork, a Prepare or a kill takes; an agent may die
@@ -43,7 +35,7 @@ type sight struct {
 const slowest = 50 * time.Millisecond
 
 func newRunners(slave, dir string, t *truth, rng *rand.Rand) *runners {
-	return &runners{slave: slave, dir: dir, truth: t, rng: rng, wake: make(chan struct{}, 1), alive: make(map[string]*player), seen: make(map[string]sight)}
+	return &runners{slave: slave, dir: dir, truth: t, rng: rng, wake: make(chan struct{}, 1), alive: make(map[string]*player)}
 }
 
 // Wake implements slave.Runners.
@@ -96,6 +88,7 @@ func (r *runners) launch(dir string) error {
 	r.truth.launched(plan.Attempt, r.slave)
 	p := &player{
 		r: r, dir: dir, plan: plan, lock: lock, number: attemptNumber(&plan),
+		seen: newSeen(&plan, dir),
 		poke: make(chan struct{}, 1), killed: make(chan struct{}), done: make(chan struct{}),
 	}
 	r.mu.Lock()
@@ -148,33 +141,29 @@ func (r *runners) Poke(dir string) error {
 // Alive implements slave.Runners.
 func (r *runners) Alive(dir string) (bool, error) { return runner.Alive(dir) }
 
-// Observe implements slave.Runners.
+// Observe implements slave.Runners. A new agent reads the files of a runner
+// that it finds alive; after that it is told from memory what the runner adds,
+// and reads again when the runner is dead.
 func (r *runners) Observe(dir string) (runner.Observation, error) {
 	p := r.find(dir)
-	if p == nil { // dead, or never there: its last word counts
-		r.forget(dir)
+	if p == nil {
 		return runner.Observe(dir)
 	}
-	deeds := p.deeds.Load()
-	r.mu.Lock()
-	last, ok := r.seen[dir]
-	r.mu.Unlock()
-	if ok && last.deeds == deeds {
-		return last.o, nil
+	if o, ok := p.seen.get(); ok {
+		return o, nil
 	}
 	o, err := runner.Observe(dir)
 	if err == nil && o.Alive {
-		r.mu.Lock()
-		r.seen[dir] = sight{deeds, o}
-		r.mu.Unlock()
+		p.seen.trust()
 	}
 	return o, err
 }
 
-func (r *runners) forget(dir string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.seen, dir)
+// distrust makes the next look at each runner one at its files.
+func (r *runners) distrust() {
+	for _, p := range r.living() {
+		p.seen.distrust()
+	}
 }
 
 // KillLeftovers implements slave.Runners. A runner that still lives is part of

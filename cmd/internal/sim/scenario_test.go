@@ -23,12 +23,16 @@ var scenarioSeeds = []uint64{1, 2, 3}
 func scenario(t *testing.T, change func(*Config), fn func(t *testing.T, s *stage)) {
 	t.Helper()
 	seeds := scenarioSeeds
+	if why := scaledDown(); why != "" {
+		seeds = seeds[:1]
+		t.Logf("scaled down for %s: one seed instead of %d", why, len(scenarioSeeds))
+	}
 	if *seedFlag != 0 {
 		seeds = []uint64{*seedFlag}
 	}
 	for _, seed := range seeds {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
-			t.Helper()
+			t.Parallel()
 			log := newRing(t)
 			cfg := Config{Seed: seed, Profile: Steady(), Slaves: 1, Dir: tmpfs(t), Log: log.handler}
 			if change != nil {
@@ -57,9 +61,11 @@ type stage struct {
 	t      *testing.T
 	end    context.CancelFunc
 	driven chan struct{}
+	rested bool
 }
 
 func (s *stage) begin() {
+	s.t.Helper()
 	s.Start()
 	// The driver restarts agents that steps kill.
 	ctx, cancel := context.WithCancel(context.Background())
@@ -74,16 +80,25 @@ func (s *stage) begin() {
 // finish heals, waits until all is quiet, stops everything and judges.
 func (s *stage) finish() {
 	s.t.Helper()
-	s.end()
-	<-s.driven
-	s.fail(s.settle())
-	s.Stop()
+	s.rest()
 	if err := s.broken(); err != nil {
 		s.t.Fatal(err)
 	}
 	if err := s.verdict(context.Background()); err != nil {
 		s.t.Error(err)
 	}
+}
+
+// rest waits until all is quiet and stops everything. It may be called twice.
+func (s *stage) rest() {
+	if s.rested {
+		return
+	}
+	s.rested = true
+	s.end()
+	<-s.driven
+	s.fail(s.settle())
+	s.Stop()
 }
 
 // until waits for something and says how long it took, to 50 ms at first and

@@ -27,7 +27,7 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	debug.SetGCPercent(400) // there is memory, and time is what counts
+	debug.SetGCPercent(800) // there is memory, and time is what counts
 	os.Exit(m.Run())
 }
 
@@ -42,9 +42,9 @@ type amount struct {
 // TestSimSparse is years of a quiet farm.
 func TestSimSparse(t *testing.T) {
 	a := amount{slaves: 5, days: 365.25, total: 20 * 365.25}
-	if raceEnabled {
+	if why := scaledDown(); why != "" {
 		a.days, a.total = 6, 5*6
-		t.Logf("scaled down for the race detector: %.0f slave-days instead of 20 slave-years", a.total)
+		t.Logf("scaled down for %s: %.0f slave-days instead of 20 slave-years", why, a.total)
 	}
 	if *yearsFlag > 0 {
 		a.total = *yearsFlag * 365.25
@@ -55,14 +55,26 @@ func TestSimSparse(t *testing.T) {
 // TestSimDense is bad days with the product's own timers.
 func TestSimDense(t *testing.T) {
 	a := amount{slaves: 5, days: 1, total: 30}
-	if raceEnabled {
+	if why := scaledDown(); why != "" {
 		a.total = 10
-		t.Logf("scaled down for the race detector: %.0f slave-days instead of 30", a.total)
+		t.Logf("scaled down for %s: %.0f slave-days instead of 30", why, a.total)
 	}
 	if *daysFlag > 0 {
 		a.total = *daysFlag
 	}
 	simulate(t, Dense(), a)
+}
+
+// scaledDown says why less than usual is simulated; empty: it is not.
+func scaledDown() string {
+	switch {
+	case raceEnabled:
+		return "the race detector"
+	case testing.Short():
+		return "-short"
+	default:
+		return ""
+	}
 }
 
 // simulate runs seeds until the amount is reached, as many at once as there

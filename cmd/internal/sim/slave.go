@@ -46,6 +46,7 @@ func (b *slaveBox) start() error {
 	if b.life != nil {
 		return errors.New("the agent runs already")
 	}
+	b.runners.distrust()
 	t := b.profile.Times
 	agent, err := slave.New(slave.Config{
 		Dir: b.dir, Name: b.name, Masters: b.masters, Slots: b.profile.Slots,

@@ -44,7 +44,7 @@ func (p *Profile) spec(rng *rand.Rand) *holdfastv1.BuildSpec {
 // script draws a step.
 func (p *Profile) script(rng *rand.Rand) script {
 	s := script{lasts: between(rng, p.Lasts[0], p.Lasts[1]) / time.Duration(p.Steps), width: p.Width}
-	if rng.Float64() < 0.8 { // the others are silent
+	if rng.Float64() >= p.Silent {
 		s.bursts, s.lines = 1+rng.IntN(p.Bursts), 1+rng.IntN(p.Lines)
 	}
 	switch dice := rng.Float64(); {

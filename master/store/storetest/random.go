@@ -23,11 +23,14 @@ func testRandom(r *rig) { randomRuns(r, false) }
 // done.
 func testRandomFaults(r *rig) { randomRuns(r, true) }
 
-// seeds are how many runs there are; HOLDFAST_SEED runs one of them again.
+// randomRuns runs a few seeds; HOLDFAST_SEED runs one of them again.
 func randomRuns(r *rig, faults bool) {
 	first, runs, steps := uint64(1), uint64(5), 300
 	if testing.Short() {
 		runs, steps = 2, 200
+	}
+	if raced {
+		runs, steps = 1, 120
 	}
 	if text := os.Getenv("HOLDFAST_SEED"); text != "" {
 		seed, err := strconv.ParseUint(text, 10, 64)

@@ -1,0 +1,120 @@
+package link
+
+import (
+	"context"
+	"time"
+
+	"holdfast/master/lifecycle"
+	"holdfast/master/notify"
+	"holdfast/master/store"
+	holdfastv1 "holdfast/proto/holdfast/v1"
+)
+
+// settle is how long after an ACK a session looks again at what is wanted. The
+// commit may have made an attempt ready to be forgotten, or moved the marks a
+// forget has to carry, without an event that would hint at it (P-forget).
+const settle = time.Second
+
+// sentWant is what the slave was last told of an attempt in this session.
+type sentWant struct {
+	kind     store.WantKind
+	reason   string
+	assigned bool
+	setAside bool
+	mark     lifecycle.Seq
+	logs     int64
+}
+
+// send is the only sender of the stream once Welcome is out.
+func (s *session) send(ctx context.Context, stream holdfastv1.LinkService_ConnectServer) error {
+	hints := s.server.hub.Subscribe(notify.Key{Kind: notify.Slave, ID: s.slave.Name})
+	defer hints.Close()
+	look := time.NewTimer(s.server.cfg.SafetyPoll)
+	defer look.Stop()
+	settling := false
+	for {
+		wants := false
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-hints.C:
+			wants = true
+		case <-look.C:
+			wants = true
+		case <-s.outbox.wake:
+		}
+		ack, accepted := s.outbox.take(s.epoch)
+		// P-accept: the ACK of an `accepted` lets processes start. A withdrawal
+		// or cancel committed before that `accepted` is visible to a read made
+		// after its commit, so it leaves ahead of the ACK.
+		wants = wants || accepted
+		if wants {
+			if err := s.sendWants(ctx, stream); err != nil {
+				return err
+			}
+			settling = false
+			look.Reset(s.server.cfg.SafetyPoll)
+		}
+		if ack == nil {
+			continue
+		}
+		if err := stream.Send(&holdfastv1.ConnectResponse{Message: &holdfastv1.ConnectResponse_Ack{Ack: ack}}); err != nil {
+			return err
+		}
+		s.server.metrics.acks.Inc()
+		if !wants && !settling {
+			settling = true
+			look.Reset(settle)
+		}
+	}
+}
+
+// sendWants reads what is wanted of the slave and sends what is new (P-want).
+func (s *session) sendWants(ctx context.Context, stream holdfastv1.LinkService_ConnectServer) error {
+	wants, err := s.server.store.Wants(ctx, s.slave.Instance)
+	if err != nil {
+		return refusal(err)
+	}
+	current := make(map[lifecycle.AttemptID]sentWant, len(wants))
+	for _, w := range wants {
+		now := sentOf(w)
+		current[w.Attempt] = now
+		if before, ok := s.sent[w.Attempt]; ok && !worthSending(before, now) {
+			continue
+		}
+		m, ok := s.encodeWant(w)
+		if !ok {
+			continue
+		}
+		if err := s.sendWant(stream, m); err != nil {
+			return err
+		}
+	}
+	s.sent = current
+	return nil
+}
+
+func (s *session) sendWant(stream holdfastv1.LinkService_ConnectServer, m *holdfastv1.Want) error {
+	s.server.metrics.wants.Inc()
+	return stream.Send(&holdfastv1.ConnectResponse{Message: &holdfastv1.ConnectResponse_Want{Want: m}})
+}
+
+func sentOf(w store.Want) sentWant {
+	sent := sentWant{kind: w.Kind, reason: w.Reason, assigned: w.Assignment != nil, setAside: w.SetAside, mark: w.Mark}
+	for _, offset := range w.Logs {
+		sent.logs += offset
+	}
+	return sent
+}
+
+// worthSending: marks matter only to a forget, which the slave obeys once they
+// cover all that it holds; an assignment that was accepted meanwhile is no news.
+func worthSending(before, now sentWant) bool {
+	if now.kind != store.WantForget {
+		before.mark, before.logs = now.mark, now.logs
+	}
+	if !now.assigned {
+		before.assigned = false
+	}
+	return before != now
+}

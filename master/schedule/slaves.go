@@ -1,0 +1,58 @@
+package schedule
+
+import (
+	"context"
+
+	"holdfast/master/store"
+)
+
+// Slave is a slave as dispatch sees it.
+type Slave struct {
+	Session   store.Session
+	Name      string
+	Labels    map[string]string
+	Connected bool // to this master, and Session is its open session
+	Accepting bool
+	Free      int // slots
+}
+
+// slaves joins what the store knows of all slaves with the open sessions. One
+// that the store would not let us assign to is planned for as what it is, or
+// builds would be planned for it, refused, and kept from others for ever.
+func (d *Dispatcher) slaves(ctx context.Context) ([]Slave, error) {
+	rows, err := d.cfg.Store.Slaves(ctx)
+	if err != nil {
+		return nil, err
+	}
+	open := make(map[store.Session]Slave)
+	for _, s := range d.cfg.Sessions() {
+		open[s.Session] = s
+	}
+	slaves := make([]Slave, 0, len(rows))
+	for i := range rows {
+		row := &rows[i]
+		if !row.HoldsName {
+			continue // another instance has its name; it gets no new builds
+		}
+		s, ok := open[store.Session{Instance: row.Instance, Epoch: row.Epoch}]
+		if ok && row.Connected {
+			s.Connected = true
+			s.Accepting = s.Accepting && !row.Drained && row.Quarantined.IsZero()
+			s.Free -= row.Busy
+		} else {
+			s = Slave{Name: row.Name, Labels: row.Labels}
+		}
+		slaves = append(slaves, s)
+	}
+	return slaves, nil
+}
+
+// room reports whether any slave could take another build.
+func room(slaves []Slave) bool {
+	for i := range slaves {
+		if s := &slaves[i]; s.Connected && s.Accepting && s.Free > 0 {
+			return true
+		}
+	}
+	return false
+}
