@@ -2,95 +2,173 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
+	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
+
+	"holdfast/slave"
 )
 
-// devOptions are the flags of dev: a master and a slave in one process.
 type devOptions struct {
-	master masterOptions
-	slave  slaveOptions
-	data   string
+	data, listen, http, addrFile string
+	slots                        int
+	lostAfter                    time.Duration
+	kill                         bool
+	log                          *slog.Logger
+	std                          stdio
 }
 
-func newDev(g *global) *cobra.Command {
-	o := &devOptions{master: masterOptions{global: g}, slave: slaveOptions{global: g}}
-	cmd := &cobra.Command{
-		Use:   "dev",
-		Short: "Run a master and a slave in one process, to try things",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return o.run() },
-	}
+func newDev(std stdio) *cobra.Command {
+	opts := devOptions{std: std}
+	var logger func() (*slog.Logger, error)
+	cmd := command("dev [--data DIR] [--listen HOST:PORT] [--http HOST:PORT] [--slots N] [flags]", "Run a master and a slave on this machine, to try things",
+		`Runs a master, one slave and HTTP in one process, reachable from this machine only.
+
+The first INT or TERM waits for what runs; the second ends at once and leaves what runs to
+its runners, for the next dev to pick up. With --kill the second kills what runs.`,
+		wants(), func(ctx context.Context, _ []string) (err error) {
+			if opts.log, err = logger(); err != nil {
+				return err
+			}
+			return opts.run(ctx)
+		})
 	f := cmd.Flags()
-	f.StringVar(&o.data, "data", "", "directory for both (default: under the user's state directory)")
-	f.StringVar(&o.master.listen, "listen", defaultAddr, "address for the command line")
-	f.StringVar(&o.master.http, "http", "127.0.0.1:7480", "address for HTTP; empty: none")
-	f.StringVar(&o.master.addrFile, "addr-file", "", "write grpc=HOST:PORT and http=HOST:PORT here once ready")
-	f.DurationVar(&o.master.lostAfter, "lost-after", 30*60*1e9, "how long a slave may be away before its builds may run elsewhere")
-	o.slave.shared(cmd)
+	f.StringVar(&opts.data, "data", "", "`DIR` for everything (default: holdfast/dev in $XDG_STATE_HOME or ~/.local/state)")
+	f.StringVar(&opts.listen, "listen", defaultAddr, "`HOST:PORT` for gRPC, on the loopback; port 0: any")
+	f.StringVar(&opts.http, "http", "127.0.0.1:7480", "`HOST:PORT` for HTTP, on the loopback; port 0: any; empty: none")
+	f.StringVar(&opts.addrFile, "addr-file", "", "`FILE` that gets grpc=HOST:PORT and http=HOST:PORT once everything is ready")
+	f.IntVar(&opts.slots, "slots", runtime.NumCPU(), "attempts at the same time")
+	f.DurationVar(&opts.lostAfter, "lost-after", 0, "as of holdfast master")
+	f.BoolVar(&opts.kill, "kill", false, "the second signal kills what runs")
+	logger = logFlag(cmd, std)
 	return cmd
 }
 
-// run stops the slave first, as its signals say, then the master.
-func (o *devOptions) run() error {
-	log, err := o.master.logger()
+// devData is where dev keeps its data when nobody says where.
+func devData() (string, error) {
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "holdfast", "dev"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", badUsage("--data DIR is missing, and there is no home directory to take instead: %w", err)
+	}
+	return filepath.Join(home, ".local", "state", "holdfast", "dev"), nil
+}
+
+func (o *devOptions) run(ctx context.Context) (err error) {
+	for flag, addr := range map[string]string{"listen": o.listen, "http": o.http} {
+		if addr == "" && flag == "http" {
+			continue
+		}
+		if local, err := loopback(addr); err != nil {
+			return err
+		} else if !local {
+			return badUsage("--%s %s: dev is for this machine only (127.0.0.1, ::1, localhost); for others run master and slave", flag, addr)
+		}
+	}
+	if o.lostAfter < 0 {
+		return badUsage("--lost-after wants a duration above zero, got %v", o.lostAfter)
+	}
+	if o.data == "" {
+		if o.data, err = devData(); err != nil {
+			return err
+		}
+	}
+	if o.data, err = filepath.Abs(o.data); err != nil {
+		return err
+	}
+	if err := addrFile(o.addrFile).clear(); err != nil {
+		return err
+	}
+	signals, stop := stopSignals()
+	defer stop()
+	parts, err := openMaster(ctx, masterConfig{data: o.data, listen: o.listen, http: o.http, lostAfter: o.lostAfter, log: o.log})
 	if err != nil {
 		return err
 	}
-	if o.data == "" {
-		if o.data, err = stateDir(); err != nil {
-			return err
-		}
-	}
-	o.master.data, o.slave.data = filepath.Join(o.data, "master"), filepath.Join(o.data, "slave")
-
-	// The master's life is this group's: the slave needs it until the end.
-	ctx, stop := context.WithCancel(context.Background())
-	defer stop()
-	group, ctx := errgroup.WithContext(ctx)
-	ready := make(chan string, 1)
-	group.Go(func() error {
-		return o.master.run(ctx, log.With("component", "master"), func(addr string) { ready <- addr })
-	})
-	group.Go(func() error {
-		select {
-		case addr := <-ready:
-			o.slave.masters = []string{addr}
-		case <-ctx.Done():
-			return nil
-		}
-		a, err := o.slave.agent(log.With("component", "slave"))
-		if err != nil {
-			return err
-		}
-		running, cancel := context.WithCancel(ctx)
-		defer cancel()
-		go o.slave.obey(running, cancel, a, log)
-		err = refusedHere(a.Run(running))
-		stop()
+	agent, err := o.agent(parts)
+	if err != nil {
+		parts.close()
 		return err
-	})
-	err = group.Wait()
-	if errors.Is(err, context.Canceled) {
-		return nil
 	}
-	return err
+	return o.serve(ctx, parts, agent, signals)
 }
 
-// stateDir is where dev keeps its data.
-func stateDir() (string, error) {
-	base := os.Getenv("XDG_STATE_HOME")
-	if base == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return "", usage(fmt.Errorf("no place for data: %w; give --data DIR", err))
-		}
-		base = filepath.Join(home, ".local", "state")
+func (o *devOptions) agent(parts *masterParts) (*slave.Agent, error) {
+	so := slaveOptions{
+		data: o.data, masters: []string{own(parts.grpc)}, slots: o.slots, log: o.log,
+		spoolQuota: 2 << 30, minFree: 256 << 20, journalMax: 256 << 20,
 	}
-	return filepath.Join(base, "holdfast", "dev"), nil
+	cfg, err := so.config()
+	if err != nil {
+		return nil, err
+	}
+	cfg.Registerer = parts.metrics
+	return slave.New(cfg)
+}
+
+// serve runs master and agent. Stop order: the agent, so that a master hears its last
+// words, then the master. Whichever ends by itself takes the other along.
+func (o *devOptions) serve(ctx context.Context, parts *masterParts, agent *slave.Agent, signals <-chan os.Signal) error {
+	masterCtx, stopMaster := context.WithCancel(ctx)
+	defer stopMaster()
+	masterEnded := make(chan error, 1)
+	go func() { masterEnded <- parts.master.Run(masterCtx) }()
+	r := startAgent(ctx, agent, o.log, o.kill)
+	defer r.cancel()
+	ready := make(chan error, 1)
+	go func() {
+		err := awaitMaster(masterCtx, own(parts.grpc), true)
+		if err == nil {
+			err = addrFile(o.addrFile).write(parts)
+		}
+		ready <- err
+	}()
+	for {
+		select {
+		case err := <-masterEnded:
+			r.cancel()
+			agentErr := <-r.ended
+			parts.close()
+			if err == nil {
+				err = agentErr
+			}
+			return err
+		case err := <-r.ended:
+			stopMaster()
+			masterErr := <-masterEnded
+			parts.close()
+			if err == nil {
+				err = masterErr
+			}
+			return err
+		case err := <-ready:
+			switch {
+			case err == nil:
+				o.greet(parts)
+			case masterCtx.Err() == nil:
+				o.log.Error("not ready", "err", err)
+			}
+		case s := <-signals:
+			if !r.signal(ctx, s) {
+				return nil
+			}
+		}
+	}
+}
+
+// greet tells the person who started us what to do next.
+func (o *devOptions) greet(parts *masterParts) {
+	at := ""
+	if addr := own(parts.grpc); addr != defaultAddr {
+		at = " --addr " + addr
+	}
+	fmt.Fprintf(o.std.err, "holdfast dev is ready: gRPC %s, HTTP %s, data in %s\ntry:  holdfast run%s -- echo hello\n",
+		own(parts.grpc), addrText(parts.http), o.data, at)
 }

@@ -3,8 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -12,62 +12,79 @@ import (
 	holdfastv1 "holdfast/proto/holdfast/v1"
 )
 
-// eventsOptions are the flags of events.
 type eventsOptions struct {
-	*global
+	common
 	follow bool
 	since  uint64
 	topics []string
 	build  string
 }
 
-func newEvents(g *global) *cobra.Command {
-	o := &eventsOptions{global: g}
-	cmd := &cobra.Command{
-		Use:   "events",
-		Short: "Print what happened, in order; -f goes on as it happens",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.run(cmd.Context(), o.follow && !cmd.Flags().Changed("since"), stdout(cmd))
-		},
-	}
+func newEvents(std stdio) *cobra.Command {
+	var opts eventsOptions
+	var cmd *cobra.Command
+	cmd = command("events [-f] [--since N] [--topic T]… [--build ID] [--json]", "Print what has happened, and with -f what happens",
+		`Prints events in commit order, one line each. With -f it goes on with each new one, over lost
+connections and without leaving any out; then it begins with the next one unless --since says
+where.`,
+		wants(), func(ctx context.Context, _ []string) (err error) {
+			if opts.build != "" {
+				if opts.build, err = buildID(opts.build); err != nil {
+					return err
+				}
+			}
+			fromNow := opts.follow && !cmd.Flags().Changed("since")
+			return opts.withMaster(ctx, std, func(ctx context.Context, m *client.Client) error {
+				return opts.run(ctx, m, std, fromNow)
+			})
+		})
+	opts.flags(cmd)
 	f := cmd.Flags()
-	f.BoolVarP(&o.follow, "follow", "f", false, "go on with new events")
-	f.Uint64Var(&o.since, "since", 0, "only events after this number (with -f the default is from now on)")
-	f.StringSliceVar(&o.topics, "topic", nil, "only these topics: build, build.shelved, slave, …")
-	f.StringVar(&o.build, "build", "", "only events of this build")
+	f.BoolVarP(&opts.follow, "follow", "f", false, "go on with new events")
+	f.Uint64Var(&opts.since, "since", 0, "only events after number `N`")
+	f.StringSliceVar(&opts.topics, "topic", nil, "only topics that begin with `T`: build, build.shelved, slave, …; repeat it")
+	f.StringVar(&opts.build, "build", "", "only events of the build with this `ID`")
 	return cmd
 }
 
-func (o *eventsOptions) run(ctx context.Context, fromNow bool, out io.Writer) error {
-	return o.with(ctx, func(c *client.Client) error {
-		req := &holdfastv1.WatchRequest{Since: o.since, FromNow: fromNow, Topics: o.topics, BuildId: o.build}
-		err := c.Events(ctx, req, o.follow, func(e *holdfastv1.Event) error {
-			if o.json {
-				return printJSON(out, viewEvent(e))
-			}
-			_, err := fmt.Fprintln(out, eventLine(e))
-			return err
-		})
-		if o.follow && ctx.Err() != nil {
-			return nil // Ctrl-C is how a follower ends
+func (o *eventsOptions) run(ctx context.Context, m *client.Client, std stdio, fromNow bool) error {
+	say := func(format string, args ...any) { fmt.Fprintf(std.err, "holdfast: "+format+"\n", args...) }
+	q := client.EventQuery{Since: o.since, FromNow: fromNow, Topics: o.topics, Build: o.build, Follow: o.follow}
+	if o.follow {
+		q.Lost = func(why string) { say("the connection to the master is cut (%s); reconnecting", oneLine(clean(why))) }
+		q.Back = func() { say("connected again") }
+	}
+	return m.Watch(ctx, q, func(msg *holdfastv1.WatchResponse) error {
+		if gap := msg.GetMissed(); gap != nil {
+			say("events %d to %d are no longer kept", gap.GetFrom(), gap.GetTo())
+			return nil
 		}
+		if o.json {
+			return printJSON(std.out, newEventDoc(msg.GetEvent()))
+		}
+		_, err := fmt.Fprintln(std.out, eventLine(msg.GetEvent()))
 		return err
 	})
 }
 
+// eventLine is an event for people.
 func eventLine(e *holdfastv1.Event) string {
-	parts := []string{fmt.Sprint(e.GetN()), when(e.GetAtUs()), e.GetTopic()}
-	add := func(name, value string) {
-		if value != "" {
-			parts = append(parts, name+"="+clean(value, 200))
-		}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%6d  %s  %-18s", e.GetN(), time.UnixMicro(e.GetAtUs()).Local().Format("2006-01-02 15:04:05.000"), clean(e.GetTopic()))
+	if e.GetBuildId() != "" {
+		b.WriteString("  " + clean(e.GetBuildId()))
 	}
-	add("build", e.GetBuildId())
-	add("attempt", e.GetAttemptId())
-	add("slave", e.GetSlave())
-	add("who", e.GetWho())
-	add("why", e.GetWhy())
-	add("data", e.GetData())
-	return strings.Join(parts, "  ")
+	if e.GetSlave() != "" {
+		b.WriteString("  on " + clean(e.GetSlave()))
+	}
+	if e.GetWho() != "" {
+		b.WriteString("  by " + clean(e.GetWho()))
+	}
+	if e.GetWhy() != "" {
+		b.WriteString(": " + clean(e.GetWhy()))
+	}
+	if data := e.GetData(); data != "" && data != "{}" {
+		b.WriteString("  " + clean(cut(data, 300)))
+	}
+	return b.String()
 }

@@ -3,12 +3,20 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"syscall"
 
 	"holdfast/cmd/internal/client"
+	"holdfast/journal"
+	"holdfast/master/spec"
+	"holdfast/master/store"
 	"holdfast/proto/rpcerr"
 )
 
-// The exit codes that scripts rely on.
+// Exit codes of every command (DESIGN 7). Scripts rely on them.
 const (
 	exitOK          = 0
 	exitFailed      = 1
@@ -19,79 +27,132 @@ const (
 	exitNotFound    = 6
 	exitRefused     = 7
 	exitInternal    = 70
-	exitInterrupted = 130
+	exitInterrupted = 130 // as shells have it: 128 + SIGINT
 )
 
-// usageError: the command line or an input file is wrong.
-type usageError struct{ err error }
+// usageError: the command line or a build file cannot be right.
+type usageError struct {
+	err error
+	// use is the line that shows what would be; empty for files.
+	use string
+}
 
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
-// usage marks err as a usage error; nil stays nil.
-func usage(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &usageError{err}
+// badUsage makes a usageError of what a command finds wrong itself.
+func badUsage(format string, args ...any) error {
+	return &usageError{err: fmt.Errorf(format, args...)}
 }
 
-// ended is the result of a build that was followed; it prints nothing.
-type ended struct{ code int }
+// resultError is the result of a followed build that did not succeed. The
+// follower has told all about it.
+type resultError struct{ state string }
 
-func (e *ended) Error() string { return "" }
+func (e *resultError) Error() string { return "the build is " + e.state }
 
-// errRefused marks what is refused on this machine: a port or a directory in
-// use, say.
-var errRefused = errors.New("refused")
-
-// exitCode maps an error to the exit code of the process, once.
+// exitCode maps what a command returned to what the process returns. This is
+// the only place that does.
 func exitCode(err error) int {
-	var wrong *usageError
-	var build *ended
-	var unreachable *client.UnreachableError
+	var (
+		usage       *usageError
+		result      *resultError
+		unreachable *client.UnreachableError
+		refused     *rpcerr.Error
+		identity    *store.IdentityError
+	)
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.As(err, &build):
-		return build.code
-	case errors.As(err, &wrong):
+	case errors.As(err, &result):
+		switch result.state {
+		case "cancelled":
+			return exitCancelled
+		case "shelved":
+			return exitShelved
+		default:
+			return exitFailed
+		}
+	case errors.As(err, &usage), errors.Is(err, client.ErrAddress):
 		return exitUsage
-	case errors.As(err, &unreachable):
+	case errors.Is(err, errInterrupted):
+		return exitInterrupted
+	case errors.As(err, &unreachable), errors.Is(err, client.ErrNoMaster):
 		return exitUnreachable
-	case errors.Is(err, errRefused):
-		return exitRefused
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
+	case errors.As(err, &refused):
+		return exitCodeOf(refused.Reason)
+	case errors.Is(err, errNotFound):
+		return exitNotFound
+	case errors.Is(err, errRefused), errors.As(err, &identity),
+		errors.Is(err, syscall.EADDRINUSE),
+		errors.Is(err, store.ErrInUse), errors.Is(err, store.ErrNewer),
+		errors.Is(err, journal.ErrLocked), errors.Is(err, journal.ErrNewerVersion):
+		return exitRefused
 	}
-	e, refused := rpcerr.From(err)
-	if !refused {
-		return exitInternal
+	if code, ok := slaveExitCode(err); ok {
+		return code
 	}
-	switch e.Reason {
+	return exitInternal
+}
+
+// exitCodeOf maps a master's refusal.
+func exitCodeOf(r rpcerr.Reason) int {
+	switch r {
 	case rpcerr.NotFound:
 		return exitNotFound
 	case rpcerr.Invalid:
 		return exitUsage
 	case rpcerr.NotReady:
 		return exitUnreachable
-	case rpcerr.Internal:
-		return exitInternal
-	default:
+	case rpcerr.BadState, rpcerr.Conflict, rpcerr.Superseded, rpcerr.Fenced, rpcerr.Identity,
+		rpcerr.BadHello, rpcerr.BadFrame, rpcerr.TooLarge, rpcerr.WrongStore, rpcerr.Diverged:
 		return exitRefused
+	default:
+		return exitInternal
 	}
 }
 
-// codeOf is the exit code of a build that is over.
-func codeOf(state string) int {
-	switch state {
-	case "succeeded":
-		return exitOK
-	case "cancelled":
-		return exitCancelled
-	case "shelved":
-		return exitShelved
+// Conditions that commands find themselves.
+var (
+	errNotFound = errors.New("not found")
+	errRefused  = errors.New("refused")
+)
+
+// report tells people what went wrong, on one line; a build file's problems on
+// one line each, so that editors can jump to them.
+func report(w io.Writer, err error) {
+	var file *spec.FileError
+	var result *resultError
+	var usage *usageError
+	var quiet *quietError
+	switch {
+	case err == nil, errors.As(err, &result), errors.As(err, &quiet):
+	case errors.As(err, &file):
+		fmt.Fprintln(w, err)
+	case errors.As(err, &usage) && usage.use != "":
+		fmt.Fprintf(w, "holdfast: %s\nUsage: %s\n", oneLine(err.Error()), usage.use)
 	default:
-		return exitFailed
+		fmt.Fprintf(w, "holdfast: %s\n", oneLine(err.Error()))
 	}
+}
+
+// oneLine joins the lines of a joined error.
+func oneLine(text string) string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "; ")
+}
+
+// notFound says that a file or directory is missing.
+func notFound(what string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", what, errNotFound)
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }

@@ -2,92 +2,133 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
-	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"holdfast/cmd/internal/client"
 	holdfastv1 "holdfast/proto/holdfast/v1"
-	"holdfast/proto/rpcerr"
 )
 
-// logsOptions are the flags of logs.
 type logsOptions struct {
-	*global
-	follow  bool
-	attempt uint32
-	step    uint32
+	common
+	id            string
+	follow        bool
+	attempt, step uint32
 }
 
-func newLogs(g *global) *cobra.Command {
-	o := &logsOptions{global: g}
-	cmd := &cobra.Command{
-		Use:   "logs ID",
-		Short: "Write the raw log of a build's newest attempt; -f follows it to its final byte",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.run(cmd.Context(), args[0], stdout(cmd))
-		},
-	}
-	f := cmd.Flags()
-	f.BoolVarP(&o.follow, "follow", "f", false, "go on until the final byte")
-	f.Uint32Var(&o.attempt, "attempt", 0, "attempt number; 0: the newest")
-	f.Uint32Var(&o.step, "step", 0, "step number; 0: all steps, one after another")
+func newLogs(std stdio) *cobra.Command {
+	var opts logsOptions
+	cmd := command("logs [-f] ID [--attempt K] [--step N]", "Write a build's log, byte by byte as it was",
+		`Writes the raw bytes of all steps of the newest attempt, one step after another, and nothing
+else, to standard output. With -f it goes on as the steps do, over lost connections, and ends
+exactly at the final byte.`,
+		wants("a build id"), func(ctx context.Context, args []string) (err error) {
+			if opts.id, err = buildID(args[0]); err != nil {
+				return err
+			}
+			return opts.withMaster(ctx, std, func(ctx context.Context, m *client.Client) error { return opts.run(ctx, m, std) })
+		})
+	opts.flags(cmd)
+	cmd.Flags().BoolVarP(&opts.follow, "follow", "f", false, "go on until the final byte")
+	cmd.Flags().Uint32Var(&opts.attempt, "attempt", 0, "`K`-th attempt (default: the newest)")
+	cmd.Flags().Uint32Var(&opts.step, "step", 0, "only step `N` (default: all)")
 	return cmd
 }
 
-func (o *logsOptions) run(ctx context.Context, id string, out io.Writer) error {
-	return o.with(ctx, func(c *client.Client) error {
-		a, err := o.find(ctx, c, id)
+// chunkDoc is a piece of a log in JSON; data is base64.
+type chunkDoc struct {
+	Attempt uint32 `json:"attempt"`
+	Step    uint32 `json:"step"`
+	Offset  int64  `json:"offset"`
+	Data    []byte `json:"data"`
+}
+
+func (o *logsOptions) run(ctx context.Context, m *client.Client, std stdio) error {
+	say := func(format string, args ...any) { fmt.Fprintf(std.err, "holdfast: "+format+"\n", args...) }
+	a, err := o.find(ctx, m)
+	if err != nil {
+		return err
+	}
+	steps := len(a.GetSteps())
+	if int(o.step) > steps {
+		return fmt.Errorf("attempt %d of build %s has %s, no step %d: %w", a.GetNumber(), o.id, plural(steps, "step"), o.step, errNotFound)
+	}
+	first, last := uint32(1), uint32(steps)
+	if o.step > 0 {
+		first, last = o.step, o.step
+	}
+	for n := first; n <= last; n++ {
+		at := int64(0)
+		r := client.LogRange{Build: o.id, Attempt: a.GetNumber(), Step: n, Follow: o.follow}
+		if o.follow {
+			r.Lost = func(why string) { say("the connection to the master is cut (%s); reconnecting", oneLine(clean(why))) }
+			r.Back = func() { say("connected again") }
+		}
+		err := m.ReadLog(ctx, r, func(offset int64, data []byte) error {
+			if offset > at {
+				say("step %d: %s of the log are lost at offset %d", n, plural(int(offset-at), "byte"), at)
+			}
+			at = offset + int64(len(data))
+			if o.json {
+				return printJSON(std.out, chunkDoc{a.GetNumber(), n, offset, data})
+			}
+			_, err := std.out.Write(data)
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		first, last := uint32(1), uint32(len(a.GetSteps()))
-		if o.step > 0 {
-			if o.step > last {
-				return rpcerr.New(rpcerr.NotFound, "attempt %d of build %s has %d steps, no step %d", a.GetNumber(), id, last, o.step)
-			}
-			first, last = o.step, o.step
-		}
-		write := func(p []byte) error {
-			_, err := out.Write(p)
-			return err
-		}
-		for n := first; n <= last; n++ {
-			at := &client.LogPlace{Build: id, Attempt: a.GetNumber(), Step: n}
-			err := c.StreamLog(ctx, at, o.follow, write, func(from, to int64) {
-				fmt.Fprintf(os.Stderr, "holdfast: step %d: log bytes %d to %d are lost\n", n, from, to)
-			})
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	}
+	return nil
 }
 
-// find returns the attempt to read; with follow it waits for the first one.
-func (o *logsOptions) find(ctx context.Context, c *client.Client, id string) (*holdfastv1.Attempt, error) {
-	b, err := c.Build(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	want := int(o.attempt)
-	if o.follow && want == 0 && len(b.GetAttempts()) == 0 {
-		if b, err = c.WaitBuild(ctx, id, func(b *holdfastv1.Build) bool { return len(b.GetAttempts()) > 0 || settled(b) }); err != nil {
+// find returns the attempt to read. With --follow it waits for one to begin,
+// past those that end before they do.
+func (o *logsOptions) find(ctx context.Context, m *client.Client) (*holdfastv1.Attempt, error) {
+	choose := func() (*holdfastv1.Attempt, error) {
+		b, err := m.Build(ctx, o.id)
+		if err != nil {
 			return nil, err
 		}
+		attempts := b.GetAttempts()
+		wait := o.follow && !client.Done(b)
+		switch {
+		case o.attempt > 0 && int(o.attempt) <= len(attempts):
+			return attempts[o.attempt-1], nil
+		case o.attempt > 0 && !wait:
+			return nil, fmt.Errorf("build %s has %s, no attempt %d: %w", o.id, plural(len(attempts), "attempt"), o.attempt, errNotFound)
+		case o.attempt == 0 && len(attempts) > 0:
+			a := attempts[len(attempts)-1]
+			if !wait || !slices.Contains([]string{"assigned", "withdrawn", "refused"}, a.GetState()) {
+				return a, nil
+			}
+		case !wait:
+			return nil, fmt.Errorf("build %s has no attempt yet, it is %s: %w", o.id, b.GetState(), errNotFound)
+		}
+		return nil, nil //nolint:nilnil // not yet
 	}
-	if want == 0 {
-		want = len(b.GetAttempts())
+	var found *holdfastv1.Attempt
+	look := func() error {
+		a, err := choose()
+		if a != nil {
+			found = a
+			return errFound
+		}
+		var unreachable *client.UnreachableError
+		if errors.As(err, &unreachable) {
+			return nil // the watch will notice, open again and look again
+		}
+		return err
 	}
-	switch {
-	case len(b.GetAttempts()) == 0:
-		return nil, rpcerr.New(rpcerr.NotFound, "build %s has no attempt yet; it is %s", id, b.GetState())
-	case want > len(b.GetAttempts()):
-		return nil, rpcerr.New(rpcerr.NotFound, "build %s has %d attempts, no attempt %d", id, len(b.GetAttempts()), want)
+	q := client.EventQuery{Build: o.id, FromNow: true, Follow: o.follow, Opened: look}
+	if err := m.Watch(ctx, q, func(*holdfastv1.WatchResponse) error { return look() }); !errors.Is(err, errFound) {
+		return nil, err
 	}
-	return b.GetAttempts()[want-1], nil
+	return found, nil
 }
+
+// errFound ends a watch.
+var errFound = errors.New("found")

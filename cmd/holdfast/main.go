@@ -1,34 +1,91 @@
-// Command holdfast is all of holdfast: master, slave, runner, and the tool
-// people use. One file per command.
+// Command holdfast is a reliable master-slave build system in one binary:
+// master, slave, and the commands with which people and scripts use them.
+//
+//	main ─┬─ runner, journal-verify      child processes of a slave: no flags library, no start-up work
+//	      └─ cobra ─► one file a command: options, flags, run(ctx, opts, out) error
+//	                    │
+//	                    └─ errors ─► exit.go ─► one line on stderr and an exit code
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"holdfast/journal"
 )
 
-// version is set by the linker.
+// version is set by the Makefile.
 var version = "unknown"
 
 func main() {
-	// A runner is started for each attempt: before anything else is set up.
-	if len(os.Args) > 1 && hidden[os.Args[1]] != nil {
-		os.Exit(hidden[os.Args[1]](os.Args[2:]))
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := newRoot().ExecuteContext(ctx)
-	stop()
-	if err != nil {
-		if text := err.Error(); text != "" {
-			fmt.Fprintf(os.Stderr, "holdfast: %s\n", text)
+	os.Exit(dispatch(os.Args[1:]))
+}
+
+// dispatch runs the command that args name and returns the exit code.
+func dispatch(args []string) int {
+	if len(args) > 0 {
+		switch args[0] {
+		case "runner":
+			return runnerMain(args[1:])
+		case "journal-verify":
+			return journalVerifyMain(args[1:], os.Stderr)
 		}
-		os.Exit(exitCode(err))
+	}
+	return execute(context.Background(), args, stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr})
+}
+
+// stdio is where a command reads and writes. Results go to out, everything
+// else to err.
+type stdio struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// journalVerifyMain is the child in which an agent looks at a journal after an
+// unclean stop: a damaged file may take down its reader.
+func journalVerifyMain(args []string, stderr io.Writer) int {
+	if len(args) != 1 {
+		fmt.Fprintln(stderr, "holdfast journal-verify is started by the agent; usage: holdfast journal-verify FILE")
+		return exitUsage
+	}
+	switch err := journal.Verify(args[0]); {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, journal.ErrCorrupt):
+		fmt.Fprintln(stderr, err)
+		return journal.ExitCorrupt
+	default:
+		fmt.Fprintln(stderr, err)
+		return exitInternal
 	}
 }
 
-// hidden commands are started by holdfast itself; each gets its arguments and
-// returns the exit code.
-var hidden = map[string]func(args []string) int{}
+// errInterrupted is the cause of a context that a signal ended.
+var errInterrupted = errors.New("interrupted")
+
+// interruptible returns a context that ends with the first signal. Only
+// commands that do not stop in two phases use it.
+func interruptible(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-signals:
+			signal.Stop(signals) // a second one kills us, as people expect
+			cancel(errInterrupted)
+		case <-done:
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		cancel(nil)
+	}
+}

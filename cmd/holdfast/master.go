@@ -2,141 +2,120 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
-	"net"
-	"os"
-	"path/filepath"
-	"syscall"
 	"time"
 
-	"github.com/oklog/ulid/v2"
 	"github.com/spf13/cobra"
 
+	"holdfast/cmd/internal/client"
 	"holdfast/master"
-	"holdfast/master/store"
-	"holdfast/master/store/sqlite"
 )
 
-// masterOptions are the flags of master.
 type masterOptions struct {
-	*global
-	data      string
-	listen    string
-	http      string
-	addrFile  string
-	lostAfter time.Duration
+	masterConfig
+	addrFile string
 }
 
-func newMaster(g *global) *cobra.Command {
-	o := &masterOptions{global: g}
-	cmd := &cobra.Command{
-		Use:   "master --data DIR",
-		Short: "Run a master",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := g.logger()
-			if err != nil {
+func newMaster(std stdio) *cobra.Command {
+	var opts masterOptions
+	var logger func() (*slog.Logger, error)
+	cmd := command("master --data DIR [--listen HOST:PORT] [--http HOST:PORT] [flags]", "Run a master",
+		`Runs a master: the queue, the history, and the service that slaves and commands talk to.
+Its store is DIR/holdfast.db.
+
+The first INT or TERM stops it in order, which takes a moment; the second at once.
+Either is as safe as kill -9: builds run on, and their slaves report to the next master.`,
+		wants(), func(ctx context.Context, _ []string) (err error) {
+			if opts.log, err = logger(); err != nil {
 				return err
 			}
-			return o.run(cmd.Context(), log, nil)
-		},
-	}
+			return opts.run(ctx)
+		})
 	f := cmd.Flags()
-	f.StringVar(&o.data, "data", "", "directory of the store, DIR/holdfast.db (required)")
-	f.StringVar(&o.listen, "listen", defaultAddr, "address for slaves and for the command line")
-	f.StringVar(&o.http, "http", "127.0.0.1:7480", "address for HTTP; empty: none")
-	f.DurationVar(&o.lostAfter, "lost-after", master.DefaultLostAfter, "how long a slave may be away before its builds may run elsewhere")
-	f.StringVar(&o.addrFile, "addr-file", "", "write grpc=HOST:PORT and http=HOST:PORT here once both listen")
+	f.StringVar(&opts.data, "data", "", "`DIR` for the store (required)")
+	f.StringVar(&opts.listen, "listen", defaultAddr, "`HOST:PORT` to serve slaves and commands on (gRPC)")
+	f.StringVar(&opts.http, "http", "127.0.0.1:7480", "`HOST:PORT` to serve HTTP on; empty: none")
+	f.StringSliceVar(&opts.advertise, "advertise", nil, "`HOST:PORT`[,…] that slaves are told to dial (default: --listen)")
+	f.DurationVar(&opts.lostAfter, "lost-after", master.DefaultLostAfter, "how long a slave may be away before its attempts are given up, unless a build says otherwise")
+	f.DurationVar(&opts.tick, "tick", 0, "resolution of the lost watch")
+	f.StringVar(&opts.addrFile, "addr-file", "", "`FILE` that gets grpc=HOST:PORT and http=HOST:PORT once the master is ready")
+	_ = f.MarkHidden("tick") // it exists
+	logger = logFlag(cmd, std)
 	return cmd
 }
 
-// run runs a master until ctx ends. ready, if not nil, is told the gRPC address
-// once it listens.
-func (o *masterOptions) run(ctx context.Context, log *slog.Logger, ready func(addr string)) (err error) {
-	if o.data == "" {
-		return usage(errors.New("master needs --data DIR"))
+func (o *masterOptions) run(ctx context.Context) error {
+	switch {
+	case o.data == "":
+		return badUsage("--data DIR is missing")
+	case o.lostAfter <= 0:
+		return badUsage("--lost-after wants a duration above zero, got %v; a build can say lost_after: never", o.lostAfter)
+	case o.tick < 0:
+		return badUsage("--tick wants a duration above zero, got %v", o.tick)
 	}
-	if o.lostAfter <= 0 {
-		return usage(errors.New("--lost-after must be positive"))
+	for _, addr := range o.advertise {
+		if err := client.CheckAddr(addr); err != nil {
+			return badUsage("--advertise: %w", err)
+		}
 	}
-	warnIfOpen(log, "--listen", o.listen)
-	listener, err := listen("--listen", o.listen)
-	if err != nil {
+	if err := warnOpen(o.log, "--listen", o.listen); err != nil {
 		return err
 	}
-	defer listener.Close()
-	var web net.Listener
 	if o.http != "" {
-		warnIfOpen(log, "--http", o.http)
-		if web, err = listen("--http", o.http); err != nil {
-			return err
-		}
-		defer web.Close()
-	}
-	st, err := sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(o.data, "holdfast.db"), Logger: log})
-	if errors.Is(err, store.ErrInUse) {
-		return fmt.Errorf("%w: another master runs on %s: %w", errRefused, o.data, err)
-	}
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, st.Close()) }()
-	m, err := master.New(master.Config{
-		ID: ulid.Make().String(), Version: version, Store: st, SoleOwner: true,
-		Listener: listener, HTTP: web, LostAfter: o.lostAfter, Logger: log,
-	})
-	if err != nil {
-		return err
-	}
-	if o.addrFile != "" {
-		if err := writeAddrs(o.addrFile, listener, web); err != nil {
+		if err := warnOpen(o.log, "--http", o.http); err != nil {
 			return err
 		}
 	}
-	if ready != nil {
-		ready(listener.Addr().String())
+	if err := addrFile(o.addrFile).clear(); err != nil {
+		return err
 	}
-	return m.Run(ctx)
-}
-
-// listen opens a TCP port; one that is taken is a refusal with one clear line.
-func listen(flag, addr string) (net.Listener, error) {
-	l, err := net.Listen("tcp", addr)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%w: %s %s is in use: another holdfast? choose another port", errRefused, flag, addr)
-	}
+	signals, stop := stopSignals()
+	defer stop()
+	parts, err := openMaster(ctx, o.masterConfig)
 	if err != nil {
-		return nil, usage(fmt.Errorf("%s: %w", flag, err))
+		return err
 	}
-	return l, nil
-}
-
-// warnIfOpen warns of an address that others can reach: there is no TLS yet.
-func warnIfOpen(log *slog.Logger, flag, addr string) {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- parts.master.Run(ctx) }()
+	ready := make(chan error, 1)
+	go func() {
+		err := awaitMaster(ctx, own(parts.grpc), false)
+		if err == nil {
+			err = addrFile(o.addrFile).write(parts)
+		}
+		ready <- err
+	}()
+	began := time.Now()
+	for stopping := false; ; {
+		select {
+		case err := <-ended:
+			parts.close()
+			if err == nil {
+				o.log.Info("master stopped")
+			}
+			return err
+		case err := <-ready:
+			if err != nil && ctx.Err() == nil {
+				cancel()
+				<-ended
+				parts.close()
+				return err
+			}
+			if err == nil {
+				o.log.Info("master is ready", "listen", parts.grpc.Addr().String(), "http", addrText(parts.http), "data", o.data,
+					"version", version, "took", time.Since(began).Round(time.Millisecond))
+			}
+		case s := <-signals:
+			if stopping {
+				// What is not committed was not ACKed; the store recovers.
+				o.log.Warn("stopped at once", "signal", s.String())
+				return nil
+			}
+			stopping = true
+			o.log.Info("stopping; once more: at once", "signal", s.String())
+			cancel()
+		}
 	}
-	if ip := net.ParseIP(host); host == "localhost" || (ip != nil && ip.IsLoopback()) {
-		return
-	}
-	log.Warn(flag+" is not a loopback address, and there is no TLS and no login yet: whoever reaches this port can run commands on every slave", "addr", addr)
-}
-
-// writeAddrs tells the addresses to whoever waits for path, in one go.
-func writeAddrs(path string, grpc, web net.Listener) error {
-	text := "grpc=" + grpc.Addr().String() + "\n"
-	if web != nil {
-		text += "http=" + web.Addr().String() + "\n"
-	}
-	temp := path + ".tmp"
-	if err := os.WriteFile(temp, []byte(text), 0o644); err != nil {
-		return fmt.Errorf("--addr-file: %w", err)
-	}
-	if err := os.Rename(temp, path); err != nil {
-		return fmt.Errorf("--addr-file: %w", err)
-	}
-	return nil
 }

@@ -2,108 +2,116 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"holdfast/cmd/internal/client"
 )
 
-// defaultAddr is where a master listens unless told otherwise.
-const defaultAddr = "127.0.0.1:7400"
-
-// global are the flags every command has.
-type global struct {
-	addr     string
-	json     bool
-	logLevel string
+// execute runs one command line and returns the exit code.
+func execute(ctx context.Context, args []string, std stdio) int {
+	root := newRoot(std)
+	root.SetArgs(append([]string{}, args...)) // nil would mean os.Args
+	cmd, err := root.ExecuteContextC(ctx)
+	var ran *ranError
+	if err != nil && !errors.As(err, &ran) {
+		// Found by cobra before any of our code ran.
+		err = &usageError{err: plainWords(err)}
+	}
+	if ran != nil {
+		err = ran.err
+	}
+	if errors.Is(err, client.ErrAddress) && !errors.As(err, new(*usageError)) {
+		err = &usageError{err: err}
+	}
+	var usage *usageError
+	if errors.As(err, &usage) && usage.use == "" && !isFileError(err) {
+		usage.use = useOf(cmd)
+	}
+	report(std.err, err)
+	return exitCode(err)
 }
 
-// newRoot builds the command tree.
-func newRoot() *cobra.Command {
-	g := &global{}
+// useOf is the line that shows how a command is used.
+func useOf(cmd *cobra.Command) string {
+	line := cmd.UseLine()
+	if cmd.HasAvailableSubCommands() {
+		line = cmd.CommandPath() + " COMMAND"
+	}
+	return line + "   (see " + cmd.CommandPath() + " --help)"
+}
+
+// plainWords puts cobra's guess at what was meant on the same line.
+func plainWords(err error) error {
+	text, guess, ok := strings.Cut(err.Error(), "\n\nDid you mean this?\n")
+	if !ok {
+		return err
+	}
+	return fmt.Errorf("%s; did you mean %s?", text, strings.Join(strings.Fields(guess), " or "))
+}
+
+// ranError is an error of a command, not of its command line.
+type ranError struct{ err error }
+
+func (e *ranError) Error() string { return e.err.Error() }
+
+func newRoot(std stdio) *cobra.Command {
 	root := &cobra.Command{
-		Use:           "holdfast",
-		Short:         "Reliable builds on machines behind flaky networks",
+		Use:   "holdfast",
+		Short: "Builds on machines behind bad networks, without losing a word they say",
+		Long: `holdfast runs builds on slaves and keeps everything they say in a master's store,
+whatever happens to the network, to the processes, or to the machines' patience.
+
+Exit codes: 0 ok, 1 build failed, 2 usage, 3 build cancelled, 4 build shelved,
+5 master unreachable, 6 not found, 7 refused or conflict, 70 internal error.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	addr := os.Getenv("HOLDFAST_ADDR")
-	if addr == "" {
-		addr = defaultAddr
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help", Run: func(*cobra.Command, []string) {}})
+	root.SetIn(std.in)
+	root.SetOut(std.out)
+	root.SetErr(std.err)
+	groups := []struct {
+		id, title string
+		commands  []*cobra.Command
+	}{
+		{"builds", "Builds:", []*cobra.Command{
+			newSubmit(std), newRun(std), newLs(std), newShow(std), newLogs(std), newExplain(std),
+			newCancel(std), newShelf(std), newUnshelve(std),
+		}},
+		{"farm", "The farm:", []*cobra.Command{
+			newDev(std), newMaster(std), newSlave(std), newSlaves(std), newEvents(std), newJournal(std),
+		}},
+		{"", "", []*cobra.Command{newVersion(std), newCompletion(std)}},
 	}
-	flags := root.PersistentFlags()
-	flags.StringVar(&g.addr, "addr", addr, "the master's gRPC address (HOLDFAST_ADDR)")
-	flags.BoolVar(&g.json, "json", false, "print JSON")
-	flags.StringVar(&g.logLevel, "log-level", "info", "debug, info, warn or error")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
-	root.CompletionOptions.HiddenDefaultCmd = false
-
-	root.AddCommand(
-		newMaster(g), newSubmit(g), newRun(g), newList(g), newShow(g), newLogs(g), newCancel(g),
-		newShelf(g), newUnshelve(g), newExplain(g), newSlaves(g), newEvents(g), newVersion(g),
-	)
-	root.AddCommand(hostCommands(g)...)
-	for _, c := range root.Commands() {
-		if c.Args != nil {
-			check := c.Args
-			c.Args = func(cmd *cobra.Command, args []string) error { return usage(check(cmd, args)) }
+	for _, g := range groups {
+		if g.id != "" {
+			root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 		}
-	}
-	// Cobra reports an unknown command as a plain error of the root.
-	check := root.Args
-	root.Args = func(cmd *cobra.Command, args []string) error {
-		if len(args) > 0 {
-			return usage(fmt.Errorf("unknown command %q; see holdfast --help", args[0]))
+		for _, c := range g.commands {
+			c.GroupID = g.id
+			root.AddCommand(c)
 		}
-		return check(cmd, args)
 	}
 	return root
 }
 
-// dial connects to the master.
-func (g *global) dial(ctx context.Context) (*client.Client, error) {
-	if err := client.CheckAddr(g.addr); err != nil {
-		return nil, usage(fmt.Errorf("--addr: %w", err))
+// command makes a cobra command of a run function, whose errors it marks as
+// the command's own.
+func command(use, short, long string, args cobra.PositionalArgs, run func(ctx context.Context, args []string) error) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Long: long, Args: args,
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := run(cmd.Context(), args); err != nil {
+				return &ranError{err}
+			}
+			return nil
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	return client.Dial(ctx, client.Config{Addr: g.addr, Waiting: func(why string) {
-		fmt.Fprintf(os.Stderr, "holdfast: waiting for the master at %s: %s\n", g.addr, why)
-	}})
 }
-
-// with runs f with a connected client.
-func (g *global) with(ctx context.Context, f func(*client.Client) error) error {
-	c, err := g.dial(ctx)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	return f(c)
-}
-
-// logger writes to standard error.
-func (g *global) logger() (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(g.logLevel)); err != nil {
-		return nil, usage(fmt.Errorf("--log-level %q: use debug, info, warn or error", g.logLevel))
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), nil
-}
-
-// person is who asks, for the history.
-func person() string {
-	for _, name := range []string{"USER", "LOGNAME"} {
-		if v := os.Getenv(name); v != "" {
-			return v
-		}
-	}
-	return fmt.Sprintf("uid %d", os.Getuid())
-}
-
-// stdout is where commands print.
-func stdout(cmd *cobra.Command) io.Writer { return cmd.OutOrStdout() }

@@ -13,112 +13,104 @@ import (
 	holdfastv1 "holdfast/proto/holdfast/v1"
 )
 
-func newShow(g *global) *cobra.Command {
-	return &cobra.Command{
-		Use:   "show ID",
-		Short: "Show a build with its attempts and steps",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return runShow(cmd.Context(), g, args[0], stdout(cmd))
-		},
-	}
-}
-
-func runShow(ctx context.Context, g *global, id string, out io.Writer) error {
-	return g.with(ctx, func(c *client.Client) error {
-		b, err := c.Build(ctx, id)
-		if err != nil {
-			return err
-		}
-		if g.json {
-			v := viewBuild(b)
-			if v.Attempts == nil {
-				v.Attempts = []attemptJSON{}
+func newShow(std stdio) *cobra.Command {
+	var opts common
+	cmd := command("show ID [--json]", "Show a build with its attempts and steps", "",
+		wants("a build id"), func(ctx context.Context, args []string) error {
+			id, err := buildID(args[0])
+			if err != nil {
+				return err
 			}
-			return printJSON(out, struct { // attempts even when there are none
-				buildJSON
-				Attempts []attemptJSON `json:"attempts"`
-			}{v, v.Attempts})
-		}
-		return printBuild(out, b)
-	})
+			return opts.withMaster(ctx, std, func(ctx context.Context, m *client.Client) error {
+				b, err := m.Build(ctx, id)
+				if err != nil {
+					return err
+				}
+				if opts.json {
+					doc, err := withSpec(newRecordDoc(b), b)
+					if err != nil {
+						return err
+					}
+					return printJSON(std.out, doc)
+				}
+				return showBuild(std.out, b, time.Now())
+			})
+		})
+	opts.flags(cmd)
+	return cmd
 }
 
-func printBuild(out io.Writer, b *holdfastv1.Build) error {
-	rows := [][]string{
-		{"build", b.GetId()},
-		{"name", clean(b.GetName(), 0)},
-		{"state", stateOf(b)},
-	}
-	optional := func(name, value string) {
+// showBuild prints a build for people.
+func showBuild(out io.Writer, b *holdfastv1.Build, now time.Time) error {
+	var w strings.Builder
+	field := func(name, value string) {
 		if value != "" && value != "-" {
-			rows = append(rows, []string{name, value})
+			fmt.Fprintf(&w, "%-10s %s\n", name, clean(value))
 		}
 	}
-	optional("why", clean(b.GetDetail(), 0))
-	optional("reason", clean(b.GetReason(), 0))
-	optional("submitter", clean(b.GetSubmitter(), 0))
-	optional("created", when(b.GetCreatedUs()))
-	optional("started", when(b.GetStartedUs()))
-	optional("finished", when(b.GetFinishedUs()))
-	if b.GetTransientFailures() > 0 {
-		optional("transient failures", fmt.Sprint(b.GetTransientFailures()))
+	field("build", b.GetId())
+	field("name", b.GetName())
+	field("state", b.GetState())
+	field("cause", b.GetCause())
+	field("detail", b.GetDetail())
+	field("reason", b.GetReason())
+	field("submitter", b.GetSubmitter())
+	field("created", clock(b.GetCreatedUs()))
+	field("started", clock(b.GetStartedUs()))
+	field("finished", clock(b.GetFinishedUs()))
+	field("took", between(b.GetStartedUs(), b.GetFinishedUs(), now))
+	if b.GetState() == "queued" && b.GetNotBeforeUs() > now.UnixMicro() {
+		field("not before", clock(b.GetNotBeforeUs()))
 	}
-	if err := table(out, rows...); err != nil {
+	if n := b.GetTransientFailures(); n > 0 {
+		field("transient", plural(int(n), "failure"))
+	}
+	if _, err := io.WriteString(out, w.String()); err != nil {
 		return err
 	}
 	for _, a := range b.GetAttempts() {
-		if err := printAttempt(out, a); err != nil {
+		if err := showAttempt(out, a, now); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// stateOf is a build's state with its cause.
-func stateOf(b *holdfastv1.Build) string {
-	if b.GetCause() != "" {
-		return b.GetState() + " (" + b.GetCause() + ")"
-	}
-	return b.GetState()
-}
-
-func printAttempt(out io.Writer, a *holdfastv1.Attempt) error {
-	notes := []string{a.GetState()}
+func showAttempt(out io.Writer, a *holdfastv1.Attempt, now time.Time) error {
+	line := fmt.Sprintf("\nattempt %d on %s: %s", a.GetNumber(), clean(a.GetSlave()), attemptResult(a))
 	if a.GetAway() {
-		notes = append(notes, "slave is away")
-	}
-	if a.GetCause() != "" {
-		notes = append(notes, a.GetCause())
+		line += ", its slave is away"
 	}
 	if a.GetSuperseded() {
-		notes = append(notes, "superseded")
+		line += ", superseded"
 	}
 	if a.GetOutcome() != "" {
-		notes = append(notes, "reported "+a.GetOutcome()+" in the end")
+		line += ", its slave reported " + clean(a.GetOutcome()) + " afterwards"
 	}
-	if _, err := fmt.Fprintf(out, "\nattempt %d on %s: %s\n", a.GetNumber(), clean(a.GetSlave(), 64), strings.Join(notes, ", ")); err != nil {
+	if _, err := fmt.Fprintln(out, line); err != nil {
 		return err
 	}
-	if a.GetDetail() != "" {
-		fmt.Fprintf(out, "  %s\n", clean(a.GetDetail(), 0))
-	}
-	rows := [][]string{{"  step", "name", "state", "exit", "took", "log"}}
+	t := &table{indent: "  ", columns: []column{
+		{title: "STEP", right: true}, {title: "NAME", max: 40}, {title: "STATE"}, {title: "EXIT", right: true},
+		{title: "TOOK", right: true}, {title: "LOG", right: true}, {title: "LOG STATE"},
+	}}
 	for _, s := range a.GetSteps() {
-		exit, spent := "-", "-"
-		if s.ExitCode != nil {
+		exit := "-"
+		switch {
+		case s.ExitCode != nil:
 			exit = fmt.Sprint(s.GetExitCode())
-		} else if s.GetSignal() != 0 {
+		case s.GetSignal() != 0:
 			exit = fmt.Sprintf("signal %d", s.GetSignal())
 		}
+		took := between(s.GetStartedUs(), s.GetFinishedUs(), now)
 		if s.GetDurationUs() > 0 {
-			spent = took(time.Duration(s.GetDurationUs()) * time.Microsecond)
+			took = span(time.Duration(s.GetDurationUs()) * time.Microsecond)
 		}
-		log := size(s.GetLogBytes())
-		if s.GetLogState() != "complete" {
-			log += " (" + s.GetLogState() + ")"
+		size, state := sizeText(s.GetLogBytes()), s.GetLogState()
+		if s.GetStartedUs() == 0 && s.GetLogBytes() == 0 {
+			size, state = "-", "" // never started: nothing to be complete or not
 		}
-		rows = append(rows, []string{fmt.Sprintf("  %d", s.GetNumber()), clean(s.GetName(), 40), s.GetState(), exit, spent, log})
+		t.add(fmt.Sprint(s.GetNumber()), s.GetName(), s.GetState(), exit, took, size, dash(state))
 	}
-	return table(out, rows...)
+	return t.print(out)
 }

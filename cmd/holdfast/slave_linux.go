@@ -2,149 +2,125 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
-	"os"
-	"os/signal"
-	"syscall"
-	"time"
+	"strings"
 
 	"github.com/spf13/cobra"
 
-	"holdfast/master/spec"
+	"holdfast/cmd/internal/client"
 	"holdfast/slave"
 )
 
-// killPatience is how long --kill waits for steps to end.
-const killPatience = 30 * time.Second
-
-// slaveOptions are the flags of slave.
 type slaveOptions struct {
-	*global
-	data     string
-	name     string
-	masters  []string
-	slots    int
-	labels   []string
-	quota    int64
-	minFree  int64
-	envAllow []string
-	kill     bool
+	data       string
+	masters    []string
+	name       string
+	slots      int
+	labels     []string
+	envAllow   []string
+	spoolQuota bytesValue
+	minFree    bytesValue
+	journalMax bytesValue
+	kill       bool
+	log        *slog.Logger
 }
 
-func newSlave(g *global) *cobra.Command {
-	o := &slaveOptions{global: g}
-	cmd := &cobra.Command{
-		Use:   "slave --data DIR --master HOST:PORT[,HOST:PORT…]",
-		Short: "Run a slave's agent",
-		Long: `Run a slave's agent. The first TERM or Ctrl-C takes nothing new, waits for
-the running builds and for everything to be delivered. The second one leaves
-the builds to their runners and exits; they go on, and the next agent takes
-them over. With --kill the second one kills them.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := g.logger()
-			if err != nil {
+func newSlave(std stdio) *cobra.Command {
+	opts := slaveOptions{spoolQuota: 2 << 30, minFree: 256 << 20, journalMax: 256 << 20}
+	var logger func() (*slog.Logger, error)
+	cmd := command("slave --data DIR --master HOST:PORT[,…] [--name NAME] [--slots N] [--label K=V]… [flags]", "Run a slave",
+		`Runs a slave: takes builds from a master and carries them through on this machine.
+Everything it knows is in DIR; two slaves never share one.
+
+The first INT or TERM drains it: it takes nothing new, waits for what runs, and ends once
+a master has everything. The second ends it now and leaves what runs to its runners: the
+next agent on DIR picks it up (an upgrade is stop and start). With --kill the second kills
+what runs.`,
+		wants(), func(ctx context.Context, _ []string) (err error) {
+			if opts.log, err = logger(); err != nil {
 				return err
 			}
-			return o.run(log)
-		},
-	}
+			return opts.run(ctx)
+		})
 	f := cmd.Flags()
-	f.StringVar(&o.data, "data", "", "directory of everything the slave keeps (required)")
-	f.StringSliceVar(&o.masters, "master", nil, "addresses of masters (required)")
-	o.shared(cmd)
+	f.StringVar(&opts.data, "data", "", "`DIR` for everything the slave keeps (required)")
+	f.StringSliceVar(&opts.masters, "master", nil, "`HOST:PORT`[,…] of masters (required)")
+	f.StringVar(&opts.name, "name", "", "`NAME` under which people know the slave (default: the host name)")
+	f.IntVar(&opts.slots, "slots", 1, "attempts at the same time")
+	f.StringArrayVar(&opts.labels, "label", nil, "`K=V` that builds may require; repeat it (os, arch, hostname are there)")
+	f.StringArrayVar(&opts.envAllow, "env-allow", nil, "`NAME` of a variable that steps inherit besides the usual ones; NAME* is a prefix; repeat it")
+	f.Var(&opts.spoolQuota, "spool-quota", "log bytes kept on disk until a master has them; a step waits at its part")
+	f.Var(&opts.minFree, "min-free", "free disk space below which nothing new is taken")
+	f.Var(&opts.journalMax, "journal-max", "size of the journal of unsent updates")
+	f.BoolVar(&opts.kill, "kill", false, "the second signal kills what runs")
+	logger = logFlag(cmd, std)
 	return cmd
 }
 
-// shared are the flags that dev has, too.
-func (o *slaveOptions) shared(cmd *cobra.Command) {
-	f := cmd.Flags()
-	f.StringVar(&o.name, "name", "", "name of the slave (default: the host's)")
-	f.IntVar(&o.slots, "slots", 1, "how many builds may run at once")
-	f.StringArrayVar(&o.labels, "label", nil, "K=V that builds may require; may be repeated")
-	f.Int64Var(&o.quota, "spool-quota", 0, "bytes of log kept on this disk; at the quota steps wait (default 2 GiB)")
-	f.Int64Var(&o.minFree, "min-free", 0, "free bytes below which no new build is taken (default 256 MiB; negative: do not look)")
-	f.StringSliceVar(&o.envAllow, "env-allow", nil, "names of variables that steps get from the agent; NAME* is a prefix")
-	f.BoolVar(&o.kill, "kill", false, "kill running steps at the second signal")
-}
-
-// agent makes the agent.
-func (o *slaveOptions) agent(log *slog.Logger) (*slave.Agent, error) {
-	if o.data == "" || len(o.masters) == 0 {
-		return nil, usage(errors.New("slave needs --data DIR and --master HOST:PORT"))
+// config makes the agent's configuration of the options.
+func (o *slaveOptions) config() (slave.Config, error) {
+	if o.data == "" {
+		return slave.Config{}, badUsage("--data DIR is missing")
 	}
-	labels, err := pairs("--label", o.labels)
-	if err != nil {
-		return nil, usage(err)
+	if len(o.masters) == 0 {
+		return slave.Config{}, badUsage("--master HOST:PORT is missing")
 	}
-	for k := range labels {
-		if !spec.ValidLabelKey(k) {
-			return nil, usage(fmt.Errorf("--label %q: a key has letters, digits, dots, dashes, slashes and underscores", k))
+	for _, addr := range o.masters {
+		if err := client.CheckAddr(addr); err != nil {
+			return slave.Config{}, badUsage("--master: %w", err)
 		}
 	}
-	exe, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("find this program: %w", err)
-	}
 	if o.slots < 1 {
-		return nil, usage(errors.New("--slots must be at least 1"))
+		return slave.Config{}, badUsage("--slots wants at least 1, got %d", o.slots)
 	}
-	a, err := slave.New(slave.Config{
-		Dir: o.data, Name: o.name, Masters: o.masters, Slots: o.slots, Labels: labels,
-		Exe: []string{exe, "runner"}, Logger: log, Version: version,
-		SpoolQuota: o.quota, MinFree: o.minFree, EnvAllow: o.envAllow,
-	})
-	if errors.Is(err, slave.ErrInvalid) {
-		return nil, usage(err)
+	labels, err := pairs("label", o.labels)
+	if err != nil {
+		return slave.Config{}, err
 	}
-	return a, err
+	for _, name := range o.envAllow {
+		if name == "" || strings.Contains(name, "=") {
+			return slave.Config{}, badUsage("--env-allow wants the name of a variable, got %q", name)
+		}
+	}
+	exe, err := selfCommand("runner")
+	if err != nil {
+		return slave.Config{}, err
+	}
+	cfg := slave.Config{
+		Dir: o.data, Name: o.name, Masters: o.masters, Slots: o.slots, Labels: labels, Exe: exe,
+		Logger: o.log, Version: version, EnvAllow: o.envAllow,
+		SpoolQuota: int64(o.spoolQuota), MinFree: int64(o.minFree), JournalMax: int64(o.journalMax),
+	}
+	if o.minFree == 0 {
+		cfg.MinFree = -1 // do not look
+	}
+	return cfg, nil
 }
 
-func (o *slaveOptions) run(log *slog.Logger) error {
-	a, err := o.agent(log)
+func (o *slaveOptions) run(ctx context.Context) error {
+	cfg, err := o.config()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go o.obey(ctx, cancel, a, log)
-	return refusedHere(a.Run(ctx))
-}
-
-// obey carries out the two phases of stopping.
-func (o *slaveOptions) obey(ctx context.Context, cancel context.CancelFunc, a *slave.Agent, log *slog.Logger) {
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
-	select {
-	case <-signals:
-	case <-ctx.Done():
-		return
+	agent, err := slave.New(cfg)
+	if err != nil {
+		return err
 	}
-	log.Info("stopping: nothing new is taken; waiting for running builds; a second signal leaves them to their runners")
-	a.Drain()
-	select {
-	case <-signals:
-	case <-ctx.Done():
-		return
-	}
-	if o.kill {
-		log.Info("killing the running steps")
-		limited, done := context.WithTimeout(ctx, killPatience)
-		if err := a.KillAll(limited); err != nil {
-			log.Error("kill", "err", err)
+	signals, stop := stopSignals()
+	defer stop()
+	r := startAgent(ctx, agent, o.log, o.kill)
+	defer r.cancel()
+	for {
+		select {
+		case err := <-r.ended:
+			if err == nil {
+				o.log.Info("slave stopped")
+			}
+			return err
+		case s := <-signals:
+			if !r.signal(ctx, s) {
+				return nil
+			}
 		}
-		done()
 	}
-	cancel()
-}
-
-// refusedHere marks what another process on this machine keeps us from.
-func refusedHere(err error) error {
-	if errors.Is(err, slave.ErrLocked) {
-		return fmt.Errorf("%w: %w", errRefused, err)
-	}
-	return err
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -12,52 +11,52 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/cmd/internal/client"
+	holdfastv1 "holdfast/proto/holdfast/v1"
 )
 
-func newSlaves(g *global) *cobra.Command {
-	return &cobra.Command{
-		Use:   "slaves",
-		Short: "List the slaves",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return runSlaves(cmd.Context(), g, stdout(cmd)) },
-	}
-}
-
-func runSlaves(ctx context.Context, g *global, out io.Writer) error {
-	return g.with(ctx, func(c *client.Client) error {
-		slaves, err := c.Slaves(ctx)
-		if err != nil {
-			return err
-		}
-		rows := [][]string{{"NAME", "STATE", "SINCE", "SLOTS", "BACKLOG", "VERSION", "LABELS", "NOTE"}}
-		for _, s := range slaves {
-			if g.json {
-				if err := printJSON(out, viewSlave(s)); err != nil {
+func newSlaves(std stdio) *cobra.Command {
+	var opts common
+	cmd := command("slaves [--json]", "List the slaves", "",
+		wants(), func(ctx context.Context, _ []string) error {
+			return opts.withMaster(ctx, std, func(ctx context.Context, m *client.Client) error {
+				slaves, err := m.Slaves(ctx)
+				if err != nil {
 					return err
 				}
-				continue
-			}
-			backlog := "-"
-			if s.GetBacklogUpdates() > 0 || s.GetBacklogLogBytes() > 0 {
-				backlog = fmt.Sprintf("%d updates, %s, %s old", s.GetBacklogUpdates(), size(s.GetBacklogLogBytes()),
-					took(time.Duration(s.GetOldestUs())*time.Microsecond))
-			}
-			note := ""
-			if s.GetState() == "connected" && !s.GetAccepting() {
-				note = "takes no new build: " + clean(s.GetWhyNot(), 60)
-			}
-			var labels []string
-			for _, k := range slices.Sorted(maps.Keys(s.GetLabels())) {
-				labels = append(labels, k+"="+s.GetLabels()[k])
-			}
-			rows = append(rows, []string{
-				clean(s.GetName(), 32), s.GetState(), when(s.GetSinceUs()), fmt.Sprintf("%d/%d", s.GetSlotsBusy(), s.GetSlots()),
-				backlog, clean(s.GetAgentVersion(), 24), clean(strings.Join(labels, ","), 48), note,
+				if opts.json {
+					docs := make([]slaveDoc, 0, len(slaves))
+					for _, s := range slaves {
+						docs = append(docs, newSlaveDoc(s))
+					}
+					return printJSONLines(std.out, docs)
+				}
+				return slaveTable(slaves, time.Now()).print(std.out)
 			})
+		})
+	opts.flags(cmd)
+	return cmd
+}
+
+func slaveTable(slaves []*holdfastv1.Slave, now time.Time) *table {
+	t := &table{columns: []column{
+		{title: "NAME", max: 30}, {title: "STATE"}, {title: "FOR", right: true}, {title: "SLOTS", right: true},
+		{title: "BACKLOG", right: true}, {title: "VERSION", max: 20}, {title: "LABELS", max: 50}, {title: "NOTE", max: 60},
+	}}
+	for _, s := range slaves {
+		note := ""
+		if s.GetState() == "connected" && !s.GetAccepting() {
+			note = "takes nothing new: " + s.GetWhyNot()
 		}
-		if g.json {
-			return nil
+		backlog := "-"
+		if u, b := s.GetBacklogUpdates(), s.GetBacklogLogBytes(); u > 0 || b > 0 {
+			backlog = fmt.Sprintf("%s, %s", plural(int(u), "update"), sizeText(b))
 		}
-		return table(out, rows...)
-	})
+		var labels []string
+		for _, k := range slices.Sorted(maps.Keys(s.GetLabels())) {
+			labels = append(labels, k+"="+s.GetLabels()[k])
+		}
+		t.add(s.GetName(), s.GetState(), between(s.GetSinceUs(), 0, now), fmt.Sprintf("%d/%d", s.GetSlotsBusy(), s.GetSlots()),
+			backlog, dash(s.GetAgentVersion()), dash(strings.Join(labels, " ")), note)
+	}
+	return t
 }

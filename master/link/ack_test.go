@@ -3,6 +3,7 @@ package link_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 // No ACK leaves before its commit has returned (P-durable P1, P-ack P21), nor
 // while the store is busy; it is not asked for again (P-commit P41).
 func TestNoAckBeforeCommit(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	r.Submit(1)
@@ -61,6 +63,7 @@ func TestNoAckBeforeCommit(t *testing.T) {
 
 // A commit that was done although it failed is not done twice (P-once P2, P41).
 func TestUnknownOutcome(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	build := r.Submit(1)
@@ -68,7 +71,7 @@ func TestUnknownOutcome(t *testing.T) {
 	doubt := 0
 	inner := r.Gate.Store
 	r.Gate.Fail(func(ops []store.Op) error {
-		if _, ok := ops[0].(*store.ApplyStatus); ok && doubt < 2 {
+		if slices.ContainsFunc(ops, func(op store.Op) bool { _, ok := op.(*store.ApplyStatus); return ok }) && doubt < 2 {
 			doubt++
 			if err := inner.Commit(t.Context(), ops...); err != nil {
 				return err
@@ -91,6 +94,7 @@ func TestUnknownOutcome(t *testing.T) {
 // A fatal failure of the store: nobody is ACKed, the sessions end with
 // NOT_READY, and Run returns the cause (P41).
 func TestFatalStore(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	r.Submit(1)
@@ -110,6 +114,7 @@ func TestFatalStore(t *testing.T) {
 // The ACK of an accept lets processes start. Whatever was decided against the
 // attempt and committed before leaves ahead of it (P-accept P30).
 func TestWithdrawMeetsAccept(t *testing.T) {
+	t.Parallel()
 	for name, cancelFirst := range map[string]bool{"cancel is committed first": true, "both in one commit": false} {
 		t.Run(name, func(t *testing.T) {
 			r := mastertest.Start(t, nil)
@@ -171,6 +176,7 @@ const cancelledState = holdfastv1.AttemptState_ATTEMPT_STATE_CANCELLED
 // A cancel reaches a connected slave at once, an away one when it is back, and
 // the end it reports is evidence (P-want P31, P-cancel P45).
 func TestCancel(t *testing.T) {
+	t.Parallel()
 	for name, away := range map[string]bool{"connected": false, "away": true} {
 		t.Run(name, func(t *testing.T) {
 			r := mastertest.Start(t, nil)
@@ -209,6 +215,7 @@ func TestCancel(t *testing.T) {
 // Two cut lives of the master: the slave goes on where the marks say (P-survive
 // P5), and a master that stops says so (P-stop P55).
 func TestMasterRestart(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	build := r.Submit(1)

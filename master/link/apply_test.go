@@ -28,6 +28,7 @@ const (
 // A build from submit to forget (P-hello, P-epoch, P-accept, P-apply, P-log,
 // P-want, P-forget, P-absent: P8 P9 P30 P20 P22 P31 P32 P33).
 func TestNormalRun(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	if s.Welcome.GetStoreId() != r.Store.ID() || s.Epoch() != 1 || s.Welcome.GetLimits().GetMaxBatchUpdates() != 1000 {
@@ -60,6 +61,7 @@ func TestNormalRun(t *testing.T) {
 // The ACK is lost with its session: Welcome's marks are the ACK, and a batch
 // sent again is ACKed again without effect (P-apply P20, P-ack P21).
 func TestLostAck(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	build := r.Submit(1)
@@ -98,6 +100,7 @@ func TestLostAck(t *testing.T) {
 
 // What a batch that does not begin at mark+1 brings about (P-apply P20).
 func TestApplyTable(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	build := r.Submit(1)
@@ -130,6 +133,7 @@ func TestApplyTable(t *testing.T) {
 
 // Log chunks by offset (P-log P22).
 func TestLogApplyTable(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	build := r.Submit(1)
@@ -161,6 +165,7 @@ func TestLogApplyTable(t *testing.T) {
 
 // A duplicate that differs is never ACKed (P-diverged P28).
 func TestDiverged(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name string
 		send func(s *mastertest.Slave, st *mastertest.Stream)
@@ -199,6 +204,7 @@ func TestDiverged(t *testing.T) {
 // Hello alone shows that the slave went back in time (P-back P26), or that its
 // stream is another one (P-diverged P28).
 func TestHelloTellsTheStream(t *testing.T) {
+	t.Parallel()
 	setup := func(t *testing.T) (*mastertest.Rig, *mastertest.Slave, *mastertest.Stream, string) {
 		r := mastertest.Start(t, nil)
 		s := r.NewSlave("b1", 1).MustConnect()
@@ -251,6 +257,7 @@ func TestHelloTellsTheStream(t *testing.T) {
 
 // The store went back in time: a Gap and a Snapshot (P-gap P27).
 func TestGap(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	build := r.Submit(1)
@@ -284,6 +291,7 @@ func TestGap(t *testing.T) {
 // After a forget was sent, a late note moves the marks: the forget comes again
 // with them (P-forget P32).
 func TestForgetMeetsUpdate(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	build := r.Submit(1)
@@ -302,6 +310,7 @@ func TestForgetMeetsUpdate(t *testing.T) {
 
 // An attempt the slave does not hold (P-absent P33).
 func TestAbsent(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	build := r.Submit(1, func(b *holdfastv1.BuildSpec) { b.Retry = &holdfastv1.RetryPolicy{MaxTransient: proto.Int32(1)} })

@@ -15,6 +15,7 @@ import (
 // What one session has waiting for a commit is bounded; beyond, flow control
 // holds the slave back, and nothing is lost (P-bounded P6, P-limits P25).
 func TestInFlightIsBounded(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	build := r.Submit(1)
@@ -59,6 +60,7 @@ func TestInFlightIsBounded(t *testing.T) {
 
 // What is exactly at the limits of Welcome is taken (P25).
 func TestLimits(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	r.Submit(1)
@@ -85,6 +87,7 @@ func TestLimits(t *testing.T) {
 
 // A Welcome with more than fits leaves Wants out and sends them right after (P25).
 func TestLargeWelcome(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 8).MustConnect()
 	big := strings.Repeat("x", 120<<10)
@@ -117,6 +120,7 @@ func TestLargeWelcome(t *testing.T) {
 // Words with NUL and beyond bounds are made fit for the store, not refused: the
 // raw bytes are kept (P25).
 func TestWordsAreMadeFit(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	build := r.Submit(1, func(b *holdfastv1.BuildSpec) { b.Retry = &holdfastv1.RetryPolicy{MaxTransient: proto.Int32(1)} })

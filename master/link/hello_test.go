@@ -17,6 +17,7 @@ import (
 // Hellos that cannot be right are refused with words a person can act on, and
 // leave no trace (P-hello P8).
 func TestHelloRefused(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	held := func(id string, first, next uint64) *holdfastv1.HeldAttempt {
 		return &holdfastv1.HeldAttempt{AttemptId: id, FirstHeldSeq: first, NextSeq: next}
@@ -110,6 +111,7 @@ func TestNoHello(t *testing.T) {
 // A slave of another store is admitted; what it holds of it is unknown here, and
 // nothing is concluded (P-store P12, P31).
 func TestSlaveOfAnotherStore(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1)
 	s.Hello.StoreId = ulid.Make().String()

@@ -168,6 +168,7 @@ func forged(t *testing.T, st *mastertest.Stream, u *holdfastv1.Update) *holdfast
 // at the same place again it ends its attempt, and then there is nothing left to
 // come back with (P-refuse P29, P-update P34, P-log P22).
 func TestRefuseTwice(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	other := r.NewSlave("other", 1)
 	other.Hello.Labels = map[string]string{"pool": "other"}
@@ -228,6 +229,7 @@ func TestRefuseTwice(t *testing.T) {
 // Two refusals at two places are no refusal of one frame (P29); but an endless
 // row of them is a loop as well, and ends the attempt too.
 func TestRefusedAtManyPlaces(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	build := r.Submit(2)
@@ -257,6 +259,7 @@ func TestRefusedAtManyPlaces(t *testing.T) {
 
 // The good updates ahead of a bad one are kept (P29).
 func TestRefusedBatchKeepsItsHead(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	build := r.Submit(1)
@@ -276,6 +279,7 @@ func TestRefusedBatchKeepsItsHead(t *testing.T) {
 // What is not this session's: another slave's attempt, one that nobody knows,
 // another session's epoch (P-fence P10, P-store P12, P-ack P21; T-ack-epoch).
 func TestAckEpoch(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	mine := r.NewSlave("mine", 1).MustConnect()
 	build := r.Submit(1)
@@ -331,6 +335,7 @@ func TestAckEpoch(t *testing.T) {
 
 // A second Hello breaks the protocol (P-hello P8).
 func TestSecondHello(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	s.Say(s.Greeting())
@@ -343,6 +348,7 @@ func TestSecondHello(t *testing.T) {
 // An operation that the store can never commit counts as a refused frame: only
 // its session fails, and not for ever (P-commit P41, P29).
 func TestPoison(t *testing.T) {
+	t.Parallel()
 	r := mastertest.Start(t, nil)
 	s := r.NewSlave("b1", 1).MustConnect()
 	build := r.Submit(1, func(b *holdfastv1.BuildSpec) { b.Retry = &holdfastv1.RetryPolicy{MaxTransient: proto.Int32(1)} })

@@ -191,7 +191,9 @@ func (d *Dispatcher) look(ctx context.Context, now time.Time) ([]*store.Assign, 
 		if !more {
 			d.forget(builds)
 		}
-		builds = slices.DeleteFunc(builds, func(b lifecycle.Build) bool { return d.broken[b.ID] })
+		// A build stays queued until its attempt is accepted (P-accept); planned
+		// for again it would take a slot from another.
+		builds = slices.DeleteFunc(builds, func(b lifecycle.Build) bool { return b.Wait == lifecycle.WaitAccept || d.broken[b.ID] })
 		assign, waits, wake := plan(now, builds, slaves)
 		if more && room(slaves) {
 			continue

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -77,8 +78,17 @@ func (a *attempt) clean() {
 		_ = syscall.Kill(a.runnerPID(), syscall.SIGKILL)
 		a.await("the runner's death", func() bool { alive, _ := Alive(a.dir); return !alive })
 	}
-	if left, err := KillLeftovers(a.t.Context(), a.dir); a.t.Context().Err() == nil && (err != nil || len(left) > 0) {
-		a.t.Errorf("left: %v, %v", left, err)
+	// A process lets go of its files before it lets go of its directory.
+	a.await("the runner's last breath", func() bool {
+		here, err := filepath.Glob("/proc/[0-9]*/cwd")
+		return err == nil && !slices.ContainsFunc(here, func(link string) bool {
+			dir, err := os.Readlink(link)
+			return err == nil && dir == a.dir
+		})
+	})
+	for _, p := range a.processes() {
+		a.t.Errorf("left running: %v", p)
+		_ = syscall.Kill(p.pid, syscall.SIGKILL)
 	}
 	if a.t.Failed() {
 		if b, err := os.ReadFile(logPath(a.dir)); err == nil && len(b) > 0 {

@@ -26,7 +26,7 @@ const (
 	// that forks and ends as fast as it can may slip through one: then it takes
 	// unsureScans.
 	cleanScans  = 2
-	unsureScans = 25
+	unsureScans = 16
 )
 
 // sweep ends what a command that has ended by itself left behind.

@@ -16,12 +16,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// envOneThread keeps the runner's main loop, which writes all records, on one
+// thread: strace counts calls by thread.
+const envOneThread = "HOLDFAST_RUNNER_ONE_THREAD"
+
 // The test binary is the runner, too: Launch starts it with "runner". With
 // "step" it is what a step runs, with "agent" somebody who launches and dies.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "runner":
+			if os.Getenv(envOneThread) != "" {
+				runtime.LockOSThread()
+			}
 			os.Exit(Main(os.Args[2:]))
 		case "step":
 			childStep(os.Args[2], os.Args[3:])
@@ -69,7 +76,7 @@ func childStep(what string, args []string) {
 	case "lines-then-wait": // COUNT SIZE FILE: the file says that they are written
 		printLines(number(0), number(1))
 		touch(args[2])
-		select {}
+		rest()
 	case "lines-on-term": // COUNT SIZE FILE: on TERM
 		c := make(chan os.Signal, 1)
 		signal.Notify(c, syscall.SIGTERM)
@@ -91,15 +98,8 @@ func childStep(what string, args []string) {
 		signal.Ignore(syscall.SIGTERM)
 		go func() {
 			touch(args[0])
-			select {}
+			rest()
 		}()
-		// A goroutine in a timer's sleep keeps the runtime from calling this a deadlock.
-		go func() {
-			for {
-				_ = unix.Nanosleep(&unix.Timespec{Sec: 1000}, nil)
-			}
-		}()
-		runtime.Gosched()
 		_, _, _ = unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
 	}
 	os.Exit(0)
@@ -126,6 +126,12 @@ func childAgent(what, dir string) {
 		}
 	}
 	fmt.Println("done")
+	rest()
+}
+
+// rest waits to be killed. In a system call: the runtime must not take it for a
+// deadlock.
+func rest() {
 	for {
 		_ = unix.Nanosleep(&unix.Timespec{Sec: 1000}, nil)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	holdfastv1 "holdfast/proto/holdfast/v1"
+	"holdfast/proto/rpcerr"
 )
 
 // LogRange names a part of a build's logs.
@@ -18,6 +19,16 @@ type LogRange struct {
 	// Follow reads on until the log is over, and waits for the master as long
 	// as the context lasts.
 	Follow bool
+	Notices
+}
+
+// Notices tell how the connection fares while something is followed. Missing
+// ones fall back to Config.Waiting, or tell nobody.
+type Notices struct {
+	// Lost: nothing arrives any more, and why. It is being tried again.
+	Lost func(why string)
+	// Back: it does again.
+	Back func()
 }
 
 // ReadLog delivers the bytes of one step's log from an offset on, in order and
@@ -26,7 +37,7 @@ type LogRange struct {
 // bytes between are lost. An error of fn ends the reading and is returned.
 func (c *Client) ReadLog(ctx context.Context, r LogRange, fn func(offset int64, data []byte) error) error {
 	at := r.Offset
-	return c.persist(ctx, r.Follow, func(ctx context.Context, progress func()) error {
+	return c.persist(ctx, r.Follow, r.Notices, func(ctx context.Context, d deliver) error {
 		stream, err := c.rpc.ReadLog(ctx, &holdfastv1.ReadLogRequest{
 			BuildId: r.Build, AttemptNumber: r.Attempt, StepNumber: r.Step, Offset: at, Follow: r.Follow,
 		})
@@ -49,32 +60,38 @@ func (c *Client) ReadLog(ctx context.Context, r LogRange, fn func(offset int64, 
 			if len(data) == 0 {
 				continue
 			}
-			progress()
 			at = offset + int64(len(data))
-			if err := fn(offset, data); err != nil {
-				return &ownError{err}
+			if err := d(func() error { return fn(offset, data) }); err != nil {
+				return err
 			}
 		}
 	})
 }
 
-// ownError is an error of the caller's function: no reason to try again.
-type ownError struct{ err error }
-
-func (e *ownError) Error() string { return e.err.Error() }
+// deliver hands something that has arrived to the caller's function.
+type deliver func(fn func() error) error
 
 // persist opens a stream again and again until it comes to its end. Without
-// follow the patience limits the time without progress.
-func (c *Client) persist(ctx context.Context, follow bool, stream func(ctx context.Context, progress func()) error) error {
+// follow the patience limits the time in which nothing arrives.
+func (c *Client) persist(ctx context.Context, follow bool, n Notices, stream func(context.Context, deliver) error) error {
 	wait := newReconnect()
 	last := time.Now()
 	failures, told := 0, false
+	if n.Lost == nil {
+		n.Lost = c.cfg.Waiting
+	}
 	for {
-		err := c.watched(ctx, follow, func(ctx context.Context, alive func()) error {
-			return stream(ctx, func() {
-				alive()
-				last, failures, told = time.Now(), 0, false
+		err := c.watched(ctx, follow, func(ctx context.Context, d deliver) error {
+			return stream(ctx, func(fn func() error) error {
 				wait.Progress()
+				failures = 0
+				if told && n.Back != nil {
+					n.Back()
+				}
+				told = false
+				err := d(fn)
+				last = time.Now()
+				return err
 			})
 		})
 		if err == nil {
@@ -92,7 +109,8 @@ func (c *Client) persist(ctx context.Context, follow bool, stream func(ctx conte
 			return answer(ctx, err)
 		case internal:
 			// A master whose store has failed says so, and starts again.
-			if failures++; !follow || failures > maxInternal {
+			_, said := rpcerr.From(err)
+			if failures++; failures > maxInternal || said && !follow {
 				return answer(ctx, err)
 			}
 		case again:
@@ -102,7 +120,7 @@ func (c *Client) persist(ctx context.Context, follow bool, stream func(ctx conte
 		}
 		if !told {
 			told = true
-			c.cfg.Waiting(plain(err))
+			n.Lost(plain(err))
 		}
 		if err := pause(ctx, wait.Next()); err != nil {
 			return err
@@ -111,17 +129,34 @@ func (c *Client) persist(ctx context.Context, follow bool, stream func(ctx conte
 	}
 }
 
-// watched runs one stream. One that does not follow has something to deliver,
-// so it is cut when nothing comes for a while; a link that is dead below one that follows is found by keepalive.
-func (c *Client) watched(ctx context.Context, follow bool, stream func(ctx context.Context, alive func()) error) error {
+// watched runs one stream. One that does not follow always has something to
+// deliver, so it is cut when nothing arrives for a while (the caller's own time
+// does not count). Below one that follows, keepalive finds a dead link.
+func (c *Client) watched(ctx context.Context, follow bool, stream func(context.Context, deliver) error) error {
+	if follow {
+		return stream(ctx, func(fn func() error) error { return own(fn()) })
+	}
 	limited, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if follow {
-		return stream(limited, func() {})
-	}
 	timer := time.AfterFunc(c.cfg.Patience, cancel)
 	defer timer.Stop()
-	return stream(limited, func() { timer.Reset(c.cfg.Patience) })
+	return stream(limited, func(fn func() error) error {
+		timer.Stop()
+		defer timer.Reset(c.cfg.Patience)
+		return own(fn())
+	})
+}
+
+// ownError is an error of the caller's function: no reason to try again.
+type ownError struct{ err error }
+
+func (e *ownError) Error() string { return e.err.Error() }
+
+func own(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &ownError{err}
 }
 
 // EventQuery says which events are wanted.
@@ -133,12 +168,30 @@ type EventQuery struct {
 	// Follow goes on with each new event for as long as the context lasts;
 	// without it the reading ends with the newest there is.
 	Follow bool
+	// Opened, if set, is called with each stream that opens: what is looked at
+	// then has no later change that is not delivered.
+	Opened func() error
+	Notices
 }
 
 // Watch delivers events in commit order, each once, over as many streams as it
 // takes. The messages are events, and gaps where events are no longer kept.
 func (c *Client) Watch(ctx context.Context, q EventQuery, fn func(*holdfastv1.WatchResponse) error) error {
-	return c.persist(ctx, q.Follow, func(ctx context.Context, progress func()) error {
+	storeID := ""
+	opened := func(o *holdfastv1.WatchResponse_Opened) error {
+		if storeID != "" && storeID != o.GetStoreId() {
+			return rpcerr.New(rpcerr.WrongStore, "the master has another store now (%s, it was %s): its events are others, start over", o.GetStoreId(), storeID)
+		}
+		storeID = o.GetStoreId()
+		if q.FromNow { // a second stream must not leave out what comes in between
+			q.FromNow, q.Since = false, o.GetNewest()
+		}
+		if q.Opened != nil {
+			return q.Opened()
+		}
+		return nil
+	}
+	return c.persist(ctx, q.Follow, q.Notices, func(ctx context.Context, d deliver) error {
 		stream, err := c.rpc.Watch(ctx, &holdfastv1.WatchRequest{
 			Since: q.Since, FromNow: q.FromNow, Topics: q.Topics, BuildId: q.Build, StopAtNewest: !q.Follow,
 		})
@@ -153,13 +206,13 @@ func (c *Client) Watch(ctx context.Context, q EventQuery, fn func(*holdfastv1.Wa
 			if err != nil {
 				return err
 			}
-			progress()
-			switch {
-			case m.GetOpened() != nil:
-				if q.FromNow { // a second stream must not leave out what comes in between
-					q.FromNow, q.Since = false, m.GetOpened().GetNewest()
+			if m.GetOpened() != nil {
+				if err := d(func() error { return opened(m.GetOpened()) }); err != nil {
+					return err
 				}
 				continue
+			}
+			switch {
 			case m.GetEvent() != nil:
 				if m.GetEvent().GetN() <= q.Since {
 					continue // had it already
@@ -170,10 +223,9 @@ func (c *Client) Watch(ctx context.Context, q EventQuery, fn func(*holdfastv1.Wa
 			default:
 				continue // a message of a later version
 			}
-			if err := fn(m); err != nil {
-				return &ownError{err}
+			if err := d(func() error { return fn(m) }); err != nil {
+				return err
 			}
 		}
 	})
 }
-

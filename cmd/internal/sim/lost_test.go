@@ -10,15 +10,18 @@ import (
 // TestLostAfter is T-lost-after: each build's lost_after, from 0 to never, is
 // honoured to a tick.
 func TestLostAfter(t *testing.T) {
-	const tick = time.Second
 	const never = -1
 	for name, after := range map[string]time.Duration{
 		"0": 0, "30s": 30 * time.Second, "10m": 10 * time.Minute, "26h": 26 * time.Hour, "never": never,
 	} {
 		t.Run(name, func(t *testing.T) {
+			tick := time.Second // the default
+			if after > time.Hour || after == never {
+				tick = time.Minute // days of seconds and of dials would take long
+			}
 			scenario(t, func(c *Config) {
 				c.Profile.Times.Tick = tick
-				c.Profile.Times.ReconnectCap = time.Minute // days of dials would take seconds
+				c.Profile.Times.ReconnectCap = tick
 			}, func(t *testing.T, s *stage) {
 				play := script{lasts: 4 * 24 * time.Hour, bursts: 3, lines: 1, width: 40}
 				if after >= 0 {

@@ -135,6 +135,13 @@ func (w *way) arrival(now time.Time, n int) time.Time {
 	return at
 }
 
+// limit makes the way as slow as that many bytes a second.
+func (w *way) limit(rate int64) {
+	w.mu.Lock()
+	w.rate = rate
+	w.mu.Unlock()
+}
+
 func (w *way) isStalled() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

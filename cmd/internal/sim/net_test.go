@@ -122,7 +122,7 @@ func TestNetwork(t *testing.T) {
 		},
 		"a slow link": func(t *testing.T, c *cable) {
 			conn := dialEcho(t, c)
-			c.up.rate = 10_000
+			c.up.limit(10_000)
 			began := time.Now()
 			go conn.Write(make([]byte, 20_000))
 			if _, err := io.ReadFull(conn, make([]byte, 20_000)); err != nil {

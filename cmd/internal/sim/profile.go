@@ -1,6 +1,10 @@
 package sim
 
-import "time"
+import (
+	"math"
+	"math/rand/v2"
+	"time"
+)
 
 // Times are the timers of both sides. Zero fields are the product's defaults.
 type Times struct {
@@ -31,6 +35,10 @@ type Profile struct {
 	Bursts  int     // of output in a step, at most
 	Lines   int     // in a burst, at most
 	Width   int     // bytes of a line
+
+	SpoolQuota int64 // of a slave, bytes; 0: the product's
+	JournalMax int64 // of a slave, bytes; 0: the product's
+	Rate       int64 // of each cable and direction, bytes a second; 0: no limit
 
 	Faults map[Fault]float64
 	Outage [2]time.Duration // of a cable
@@ -116,4 +124,47 @@ func Dense() Profile {
 		Down:   [2]time.Duration{500 * time.Millisecond, 10 * time.Minute},
 		Store:  storeTrouble{slow: 20 * time.Millisecond, failed: 0.01, unknown: 0.01},
 	}
+}
+
+// Race is Dense with less of everything, for the race detector.
+func Race() Profile {
+	p := Dense()
+	p.Name, p.Builds = "race", 24
+	for kind := range p.Faults {
+		p.Faults[kind] *= 0.6
+	}
+	return p
+}
+
+// Wild draws a way of life of its own for each seed: slow or fast links, much
+// or little patience, full disks, one kind of fault far more often than the
+// others. It finds what a well-mixed diet hides.
+func Wild(seed uint64) (p Profile, slaves int) {
+	rng := rand.New(rand.NewPCG(seed, 0x77696c64))
+	p = Dense()
+	p.Name = "wild"
+	p.Latency = between(rng, time.Millisecond, 400*time.Millisecond)
+	p.LostAfter = between(rng, 20*time.Second, time.Hour)
+	p.Slots = 1 + rng.IntN(4)
+	p.Builds = 20 + 150*rng.Float64()
+	p.Cancels = 0.3 * rng.Float64()
+	p.Lasts[1] = between(rng, 10*time.Second, 2*time.Hour)
+	p.Silent = rng.Float64()
+	p.Outage[1] = between(rng, 10*time.Second, 90*time.Minute)
+	p.Down[1] = between(rng, time.Second, 30*time.Minute)
+	p.Store = storeTrouble{slow: between(rng, time.Millisecond, time.Second), failed: 0.1 * rng.Float64(), unknown: 0.1 * rng.Float64()}
+	for _, kind := range faultOrder {
+		p.Faults[kind] *= math.Pow(rng.Float64()*1.6, 3)
+	}
+	p.Faults[faultOrder[rng.IntN(len(faultOrder))]] += 60
+	if rng.IntN(3) == 0 {
+		p.Rate = int64(2_000 + rng.IntN(100_000))
+	}
+	if rng.IntN(3) == 0 {
+		p.SpoolQuota = int64(32<<10 + rng.IntN(256<<10))
+	}
+	if rng.IntN(3) == 0 {
+		p.JournalMax = int64(8<<10 + rng.IntN(64<<10))
+	}
+	return p, 1 + rng.IntN(6)
 }

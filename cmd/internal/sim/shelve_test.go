@@ -67,7 +67,8 @@ func TestReportLatency(t *testing.T) {
 		const rate = 1_000_000 / 8
 		play := script{lasts: 2 * time.Hour, bursts: 8, lines: 4000, width: 500} // 16 MB
 		cable := s.slaves[0].cable
-		cable.up.rate, cable.down.rate = rate, rate
+		cable.up.limit(rate)
+		cable.down.limit(rate)
 		us := (24 * time.Hour).Microseconds()
 		id := s.submit(play, func(spec *holdfastv1.BuildSpec) { spec.LostAfterUs = &us })
 		s.until(time.Minute, "it runs", s.is(id, "running"))

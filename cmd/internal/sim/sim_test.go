@@ -21,6 +21,7 @@ var (
 	fromFlag  = flag.Uint64("sim.from", 0, "the first of the seeds; 0: 1")
 	yearsFlag = flag.Float64("sim.years", 0, "slave-years of the sparse simulation; 0: the usual amount")
 	daysFlag  = flag.Float64("sim.days", 0, "slave-days of the dense simulation; 0: the usual amount")
+	wildFlag  = flag.Int("sim.wild", 0, "runs of the wild simulation; 0: the usual number")
 	logFlag   = flag.String("sim.log", "", "write what masters and slaves log to this file")
 	levelFlag = flag.String("sim.level", "info", "of -sim.log: debug, info, warn")
 )
@@ -37,6 +38,7 @@ type amount struct {
 	slaves int
 	days   float64 // of one run, for each slave
 	total  float64 // slave-days
+	runs   int     // instead of total
 }
 
 // TestSimSparse is years of a quiet farm.
@@ -54,15 +56,28 @@ func TestSimSparse(t *testing.T) {
 
 // TestSimDense is bad days with the product's own timers.
 func TestSimDense(t *testing.T) {
-	a := amount{slaves: 5, days: 1, total: 30}
+	p, a := Dense(), amount{slaves: 5, days: 1, total: 30}
 	if why := scaledDown(); why != "" {
-		a.total = 10
-		t.Logf("scaled down for %s: %.0f slave-days instead of 30", why, a.total)
+		p, a.total = Race(), 10
+		t.Logf("scaled down for %s: %.0f slave-days instead of 30, with fewer builds and faults", why, a.total)
 	}
 	if *daysFlag > 0 {
 		a.total = *daysFlag
 	}
-	simulate(t, Dense(), a)
+	simulate(t, p, a)
+}
+
+// TestSimWild is a few hours of something else with each seed.
+func TestSimWild(t *testing.T) {
+	a := amount{days: 0.2, runs: 8}
+	if why := scaledDown(); why != "" {
+		a.runs = 1
+		t.Logf("scaled down for %s: %d run instead of 8", why, a.runs)
+	}
+	if *wildFlag > 0 {
+		a.runs = *wildFlag
+	}
+	simulate(t, Profile{Name: "wild"}, a)
 }
 
 // scaledDown says why less than usual is simulated; empty: it is not.
@@ -80,7 +95,10 @@ func scaledDown() string {
 // simulate runs seeds until the amount is reached, as many at once as there
 // are processors.
 func simulate(t *testing.T, p Profile, a amount) {
-	runs := max(1, int(a.total/(float64(a.slaves)*a.days)+0.5))
+	runs := a.runs
+	if runs == 0 {
+		runs = max(1, int(a.total/(float64(a.slaves)*a.days)+0.5))
+	}
 	first := max(*fromFlag, 1)
 	if *seedFlag != 0 {
 		runs, first = 1, *seedFlag
@@ -93,7 +111,11 @@ func simulate(t *testing.T, p Profile, a amount) {
 			seed := first + uint64(i)
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
-				r := runSeed(t, Config{Seed: seed, Profile: p, Slaves: a.slaves, Days: a.days})
+				cfg := Config{Seed: seed, Profile: p, Slaves: a.slaves, Days: a.days}
+				if p.Name == "wild" {
+					cfg.Profile, cfg.Slaves = Wild(seed)
+				}
+				r := runSeed(t, cfg)
 				mu.Lock()
 				defer mu.Unlock()
 				sum.Add(r)

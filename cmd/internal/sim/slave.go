@@ -51,7 +51,7 @@ func (b *slaveBox) start() error {
 	agent, err := slave.New(slave.Config{
 		Dir: b.dir, Name: b.name, Masters: b.masters, Slots: b.profile.Slots,
 		Dial: b.cable.dial, Runners: b.runners, Logger: b.log, Version: "sim",
-		MinFree: -1, JournalReserve: 64 << 10, NoSync: true,
+		SpoolQuota: b.profile.SpoolQuota, JournalMax: b.profile.JournalMax, MinFree: -1, JournalReserve: 64 << 10, NoSync: true,
 		Rand: locked(fork(b.rng)), Entropy: &lockedEntropy{entropy: entropy{fork(b.rng)}},
 		Environ:       func() []string { return nil },
 		KeepaliveTime: t.KeepaliveTime, KeepaliveTimeout: t.KeepaliveTimeout,

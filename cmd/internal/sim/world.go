@@ -71,6 +71,10 @@ func NewWorld(cfg Config) (*World, error) {
 			log:     w.log.With("at", name), rng: fork(w.rng),
 		})
 	}
+	for _, b := range w.slaves {
+		b.cable.up.limit(p.Rate)
+		b.cable.down.limit(p.Rate)
+	}
 	w.operator = newOperator(w.net.cable("operator", fork(w.rng), p.Latency), masterAddress, p, fork(w.rng))
 	w.driver = newDriver(w, fork(w.rng))
 	return w, nil
@@ -88,6 +92,7 @@ func (w *World) Run() (Report, error) {
 	w.driver.run(trouble)
 	work.Wait()
 	w.report.Trouble = time.Since(began)
+	w.report.slaveTime = w.report.Trouble * time.Duration(len(w.slaves))
 	w.report.Faults = w.driver.counts
 	w.fail(w.settle())
 	w.Stop()
