@@ -39,17 +39,21 @@ type farm struct {
 	addr, http, dir string
 }
 
-// sharedFarm is one holdfast dev in this process for all tests that leave no
-// build running.
+// sharedFarm is one farm for all tests that look only at their own builds and
+// leave none running.
 var (
-	sharedFarm = sync.OnceValues(startShared)
+	sharedFarm = sync.OnceValues(func() (f *farm, err error) {
+		f, stopShared, err = startFarm()
+		return f, err
+	})
 	stopShared func()
 )
 
-func startShared() (*farm, error) {
+// startFarm runs a holdfast dev in this process, until stop.
+func startFarm() (f *farm, stop func(), err error) {
 	dir, err := os.MkdirTemp("", "holdfast-cli-")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	log := new(safeBuffer)
@@ -59,19 +63,19 @@ func startShared() (*farm, error) {
 		ended <- execute(ctx, []string{"dev", "--data", dir, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0",
 			"--addr-file", addrs, "--slots", "4", "--log-level", "warn"}, stdio{in: strings.NewReader(""), out: log, err: log})
 	}()
-	stopShared = func() {
+	stop = func() {
 		cancel()
 		if code := <-ended; code != 0 {
 			fmt.Fprintf(os.Stderr, "dev ended with %d:\n%s\n", code, log)
 		}
 		os.RemoveAll(dir)
 	}
-	f, err := readAddrs(addrs, 20*time.Second)
-	if err != nil {
-		return nil, fmt.Errorf("%w\n%s", err, log)
+	if f, err = readAddrs(addrs, 20*time.Second); err != nil {
+		stop()
+		return nil, nil, fmt.Errorf("%w\n%s", err, log)
 	}
 	f.dir = dir
-	return f, nil
+	return f, stop, nil
 }
 
 // readAddrs waits for an --addr-file.
