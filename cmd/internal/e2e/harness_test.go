@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -110,6 +111,35 @@ func (d *daemon) kill() {
 	<-d.over
 }
 
+// signal sends a signal to this one process.
+func (d *daemon) signal(sig syscall.Signal) {
+	d.t.Helper()
+	if err := d.cmd.Process.Signal(sig); err != nil {
+		d.t.Fatalf("%v to %s: %v", sig, d.name, err)
+	}
+}
+
+// ended waits until the process has ended by itself, and returns its exit code.
+func (d *daemon) ended(limit time.Duration) int {
+	d.t.Helper()
+	select {
+	case <-d.over:
+	case <-time.After(limit):
+		d.t.Fatalf("%s has not ended within %v", d.name, limit)
+	}
+	return d.cmd.ProcessState.ExitCode()
+}
+
+// output is what the process has said so far.
+func (d *daemon) output() string {
+	d.t.Helper()
+	out, err := os.ReadFile(d.log.Name())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return string(out)
+}
+
 // peakRSS is VmHWM in bytes.
 func (d *daemon) peakRSS() int64 {
 	return peakRSS(d.cmd.Process.Pid)
@@ -141,9 +171,11 @@ type farm struct {
 
 func newFarm(t testing.TB, masterArgs ...string) *farm {
 	t.Helper()
-	f := &farm{t: t, dir: t.TempDir()}
+	f := &farm{t: t, dir: t.TempDir(), link: newProxy(t)}
 	addrFile := filepath.Join(f.dir, "addr")
-	args := append([]string{"master", "--data", filepath.Join(f.dir, "master"),
+	// Slaves learn the masters' addresses from Welcome and dial those, too: no
+	// way but the proxy may be told.
+	args := append([]string{"master", "--data", filepath.Join(f.dir, "master"), "--advertise", f.link.addr,
 		"--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--addr-file", addrFile}, masterArgs...)
 	f.master = startDaemon(t, "master", args...)
 	f.readAddr(addrFile)
@@ -156,7 +188,7 @@ func newFarm(t testing.TB, masterArgs ...string) *farm {
 			f.master.args[i+1] = f.http
 		}
 	}
-	f.link = newProxy(t, f.addr)
+	f.link.lead(f.addr)
 	return f
 }
 
@@ -205,6 +237,14 @@ func (f *farm) connected(name string) {
 
 // killMarked kills the runners of a data directory and what they run.
 func killMarked(dir string) {
+	for _, pid := range marked(dir) {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+}
+
+// marked are the processes whose command line or environment has all of these
+// words.
+func marked(words ...string) (pids []int) {
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
@@ -213,10 +253,13 @@ func killMarked(dir string) {
 		}
 		cmdline, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
 		environ, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
-		if bytes.Contains(cmdline, []byte(dir)) || bytes.Contains(environ, []byte(dir)) {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
+		all := append(append(cmdline, 0), environ...)
+		has := func(word string) bool { return bytes.Contains(all, []byte(word)) }
+		if !slices.ContainsFunc(words, func(w string) bool { return !has(w) }) {
+			pids = append(pids, pid)
 		}
 	}
+	return pids
 }
 
 // result is what a command of the CLI came to.
@@ -275,12 +318,14 @@ type stepView struct {
 }
 
 type attemptView struct {
-	ID     string     `json:"id"`
-	Number int        `json:"number"`
-	Slave  string     `json:"slave"`
-	State  string     `json:"state"`
-	Cause  *string    `json:"cause"`
-	Steps  []stepView `json:"steps"`
+	ID     string  `json:"id"`
+	Number int     `json:"number"`
+	Slave  string  `json:"slave"`
+	State  string  `json:"state"`
+	Cause  *string `json:"cause"`
+	// Outcome is what an attempt reported that was over by then.
+	Outcome *string    `json:"outcome"`
+	Steps   []stepView `json:"steps"`
 }
 
 type buildView struct {
@@ -291,9 +336,16 @@ type buildView struct {
 }
 
 type slaveView struct {
-	Name  string `json:"name"`
-	State string `json:"state"`
-	Busy  int    `json:"slots_busy"`
+	Name      string `json:"name"`
+	State     string `json:"state"`
+	Busy      int    `json:"slots_busy"`
+	Accepting bool   `json:"accepting"`
+}
+
+type eventView struct {
+	Topic string `json:"topic"`
+	Slave string `json:"slave"`
+	Why   string `json:"why"`
 }
 
 func (f *farm) show(id string) buildView {
@@ -379,3 +431,42 @@ func (f *farm) stepPID(slave, attempt string, step int) int {
 }
 
 func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
+
+// gone waits until a process is dead. A zombie is: whoever should reap it may
+// be dead as well.
+func gone(t testing.TB, pid int) {
+	t.Helper()
+	eventually(t, 20*time.Second, fmt.Sprintf("process %d is dead", pid), func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err != nil || bytes.Contains(stat, []byte(") Z "))
+	})
+}
+
+// await waits for a file, by which a step says how far it is.
+func await(t testing.TB, path string) {
+	t.Helper()
+	eventually(t, 20*time.Second, path+" is there", func() bool { _, err := os.Stat(path); return err == nil })
+}
+
+// touch makes a file, for which a step waits.
+func touch(t testing.TB, path string) {
+	t.Helper()
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// event returns the newest event of a topic about a slave, if there was one.
+func (f *farm) event(topic, slave string) (found eventView, ok bool) {
+	f.t.Helper()
+	for line := range strings.Lines(f.do("events", "--json", "--since", "0", "--topic", topic)) {
+		var e eventView
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			f.t.Fatalf("events --json: %v: %s", err, line)
+		}
+		if e.Topic == topic && e.Slave == slave {
+			found, ok = e, true
+		}
+	}
+	return found, ok
+}

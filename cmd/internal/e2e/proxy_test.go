@@ -9,23 +9,26 @@ import (
 )
 
 // proxy is a TCP link that can be cut: open, refused (connections closed, new
-// ones refused) or silent (connections stay, not a byte gets through).
+// ones refused) or silent (connections stay, not a byte gets through). It can
+// be slow.
 type proxy struct {
-	t      testing.TB
-	addr   string
-	target string
+	t    testing.TB
+	addr string
 
 	mu       sync.Mutex
+	target   string            // guarded by mu
 	listener net.Listener      // guarded by mu; nil while refused
 	conns    map[net.Conn]bool // guarded by mu
 	silent   chan struct{}     // guarded by mu; closed when bytes may flow
 	accepted int               // guarded by mu
+	rate     int               // guarded by mu; bytes a second and direction; 0: no limit
 	wg       sync.WaitGroup
 }
 
-func newProxy(t testing.TB, target string) *proxy {
+// newProxy makes a link that leads nowhere yet.
+func newProxy(t testing.TB) *proxy {
 	t.Helper()
-	p := &proxy{t: t, target: target, conns: make(map[net.Conn]bool), silent: make(chan struct{})}
+	p := &proxy{t: t, conns: make(map[net.Conn]bool), silent: make(chan struct{})}
 	close(p.silent)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -70,7 +73,10 @@ func (p *proxy) link(c net.Conn) {
 	}
 	defer p.drop(c)
 	p.wait()
-	d, err := net.DialTimeout("tcp", p.target, 2*time.Second)
+	p.mu.Lock()
+	target := p.target
+	p.mu.Unlock()
+	d, err := net.DialTimeout("tcp", target, 2*time.Second)
 	if err != nil {
 		return
 	}
@@ -93,7 +99,14 @@ func (p *proxy) link(c net.Conn) {
 func (p *proxy) copy(dst io.Writer, src io.Reader) {
 	buf := make([]byte, 32<<10)
 	for {
-		n, err := src.Read(buf)
+		part := buf
+		if p.speed() > 0 {
+			part = buf[:2<<10] // what is in here at once is late at once
+		}
+		n, err := src.Read(part)
+		if rate := p.speed(); rate > 0 {
+			time.Sleep(time.Duration(n) * time.Second / time.Duration(rate))
+		}
 		p.wait()
 		if n > 0 {
 			if _, err := dst.Write(buf[:n]); err != nil {
@@ -128,6 +141,34 @@ func (p *proxy) drop(c net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.conns, c)
+}
+
+// lead makes the link lead somewhere.
+func (p *proxy) lead(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
+}
+
+// limit makes the link slow: so many bytes a second each way; 0: as fast as it
+// can.
+func (p *proxy) limit(bytesPerSecond int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rate = bytesPerSecond
+}
+
+func (p *proxy) speed() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rate
+}
+
+// dialled is how many connections there were, both ends counted.
+func (p *proxy) dialled() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.accepted
 }
 
 // refuse closes every connection and refuses new ones.
