@@ -258,6 +258,9 @@ func (s *session) slaveStatus(idle bool) *holdfastv1.ConnectRequest {
 	if same && !due {
 		return nil
 	}
+	if last == nil && !m.GetAccepting() || last != nil && last.GetAccepting() != m.GetAccepting() {
+		s.a.log.Info("takes new attempts or not", "accepting", m.GetAccepting(), "why_not", m.GetWhyNot())
+	}
 	s.status, s.statusSent = m, now
 	return &holdfastv1.ConnectRequest{Message: &holdfastv1.ConnectRequest_SlaveStatus{SlaveStatus: m}}
 }

@@ -3,6 +3,8 @@ package slave
 import (
 	"fmt"
 
+	"github.com/dustin/go-humanize"
+
 	"holdfast/retry"
 )
 
@@ -21,7 +23,7 @@ func (a *Agent) refusal() (cause retry.Cause, why string) {
 		return retry.RefusedDisk, "the journal is full of updates that no master has ACKed"
 	}
 	if used, part := a.spoolBacklog(), a.spoolPart(); used > part {
-		return retry.RefusedDisk, fmt.Sprintf("%d bytes of logs of ended attempts wait for a master, more than %d", used, part)
+		return retry.RefusedDisk, fmt.Sprintf("%s of logs of ended attempts wait for a master, more than %s", size(used), size(part))
 	}
 	if a.cfg.MinFree < 0 {
 		return "", ""
@@ -31,10 +33,14 @@ func (a *Agent) refusal() (cause retry.Cause, why string) {
 		return retry.RefusedDisk, fmt.Sprintf("cannot tell the free space: %v", err)
 	}
 	if free < a.cfg.MinFree {
-		return retry.RefusedDisk, fmt.Sprintf("%d bytes free on the disk, fewer than %d", free, a.cfg.MinFree)
+		return retry.RefusedDisk, fmt.Sprintf("%s free on the disk, less than %s", size(free), size(a.cfg.MinFree))
 	}
 	return "", ""
 }
+
+// size is a number of bytes for people. Rounded, it also keeps the words the
+// same while a disk has about as much room as before.
+func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
 // spoolPart is how many log bytes one attempt may hold on disk. The parts of
 // all slots and one more for ended attempts make up the quota.

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/dustin/go-humanize"
 	"github.com/oklog/ulid/v2"
 	"github.com/spf13/cobra"
 
@@ -101,29 +102,13 @@ func pairs(flag string, values []string) (map[string]string, error) {
 // bytesValue is a flag for a number of bytes: 1048576, 500MB, 2GiB.
 type bytesValue int64
 
-var byteUnits = []struct {
-	suffix string
-	factor int64
-}{
-	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
-	{"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12},
-	{"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}, {"T", 1 << 40}, {"B", 1},
-}
-
 // Set implements pflag.Value.
 func (b *bytesValue) Set(text string) error {
-	number, factor := text, int64(1)
-	for _, u := range byteUnits {
-		if rest, ok := strings.CutSuffix(text, u.suffix); ok {
-			number, factor = rest, u.factor
-			break
-		}
-	}
-	n, err := strconv.ParseInt(number, 10, 64)
-	if err != nil || n < 0 || n > math.MaxInt64/factor {
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n > math.MaxInt64 {
 		return errors.New("want a number of bytes such as 1048576, 500MB or 2GiB")
 	}
-	*b = bytesValue(n * factor)
+	*b = bytesValue(n)
 	return nil
 }
 

@@ -40,7 +40,7 @@ func newSlaves(std stdio) *cobra.Command {
 func slaveTable(slaves []*holdfastv1.Slave, now time.Time) *table {
 	t := &table{columns: []column{
 		{title: "NAME", max: 30}, {title: "STATE"}, {title: "FOR", right: true}, {title: "SLOTS", right: true},
-		{title: "BACKLOG", right: true}, {title: "VERSION", max: 20}, {title: "LABELS", max: 50}, {title: "NOTE", max: 60},
+		{title: "BACKLOG", right: true}, {title: "VERSION", max: 20}, {title: "LABELS", max: 50}, {title: "NOTE", max: 100},
 	}}
 	for _, s := range slaves {
 		note := ""

@@ -7,6 +7,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/dustin/go-humanize"
 )
 
 // clean makes text safe for a terminal and for one line: what does not print
@@ -94,21 +96,7 @@ func between(fromUS, toUS int64, now time.Time) string {
 }
 
 // sizeText is a number of bytes for people.
-func sizeText(n int64) string {
-	const unit = 1024
-	if n < unit {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, suffix := float64(n), ""
-	for _, s := range []string{"KiB", "MiB", "GiB", "TiB"} {
-		value /= unit
-		suffix = s
-		if value < unit {
-			break
-		}
-	}
-	return fmt.Sprintf("%.1f %s", value, suffix)
-}
+func sizeText(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
 // plural counts things.
 func plural(n int, thing string) string {
