@@ -340,6 +340,8 @@ type slaveView struct {
 	State     string `json:"state"`
 	Busy      int    `json:"slots_busy"`
 	Accepting bool   `json:"accepting"`
+	Instance  string `json:"instance"`
+	Epoch     uint64 `json:"epoch"`
 }
 
 type eventView struct {

@@ -130,40 +130,6 @@ func TestMillionLines(t *testing.T) {
 	}
 }
 
-// P-identity: a second slave with a live slave's name, and a copy of a data
-// directory, are refused with both hosts named.
-func TestClone(t *testing.T) {
-	t.Parallel()
-	f := newFarm(t)
-	f.slave("b1")
-	other := startDaemon(t, "b1-again", "slave", "--data", filepath.Join(f.dir, "other"), "--name", "b1", "--master", f.link.addr)
-	host, _ := os.Hostname()
-	eventually(t, 20*time.Second, "the second b1 says why it is refused", func() bool {
-		out, _ := os.ReadFile(other.log.Name())
-		return strings.Contains(string(out), "refused") && strings.Count(string(out), host) >= 2
-	})
-	list := f.slaves()
-	if len(list) != 1 || list[0].State != "connected" {
-		t.Fatalf("slaves: %+v", list)
-	}
-}
-
-// T-register-once: restarts make no new slave.
-func TestRegisterOnce(t *testing.T) {
-	t.Parallel()
-	f := newFarm(t)
-	slave := f.slave("b1")
-	restarts := 5
-	for range restarts {
-		slave.kill()
-		slave.start()
-		f.connected("b1")
-	}
-	if list := f.slaves(); len(list) != 1 {
-		t.Fatalf("%d slaves after %d restarts", len(list), restarts)
-	}
-}
-
 // What is wrong is told in one line, with the exit code scripts rely on.
 func TestExitCodes(t *testing.T) {
 	t.Parallel()

@@ -1,0 +1,117 @@
+package e2e
+
+import (
+	"encoding/json"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// T-clone, P-identity: of two slaves under one name, or on copies of one data
+// directory, exactly one is admitted; the other is refused with both hosts
+// named, tells its own log and the operator, and does not storm the master.
+func TestClone(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := func(d *daemon) bool {
+		for line := range strings.Lines(d.output()) {
+			if strings.Contains(line, "refused") && strings.Count(line, host) >= 2 {
+				return true
+			}
+		}
+		return false
+	}
+	// settledOn asserts that the slaves have come to a rest: one of them works,
+	// and the other one keeps quiet meanwhile.
+	settledOn := func(t *testing.T, f *farm, admitted *daemon) {
+		t.Helper()
+		if e, ok := f.event("slave.refused", "b1"); !ok || strings.Count(e.Why, host) < 2 {
+			t.Errorf("the event is %+v; it does not name both hosts", e)
+		}
+		before, epoch := f.link.dialled(), f.slaves()[0].Epoch
+		id := f.submit("name: work\nsteps:\n  - {name: s, run: 'echo $PPID; sleep 4'}\n")
+		oneAttempt(t, f.settled(id, 30*time.Second, "succeeded", "failed"))
+		list := f.slaves()
+		if len(list) != 1 || list[0].State != "connected" || list[0].Epoch != epoch {
+			t.Errorf("slaves: %+v, epoch %d before", list, epoch)
+		}
+		if n := f.link.dialled() - before; n > 20 {
+			t.Errorf("%d ends of connections in a build of 4 s", n)
+		}
+		if !strings.Contains(admitted.output(), `msg="attempt accepted"`) {
+			t.Error("the other one has run the build")
+		}
+	}
+
+	t.Run("same name", func(t *testing.T) {
+		t.Parallel()
+		f := newFarm(t)
+		first := f.slave("b1")
+		second := startDaemon(t, "b1-again", "slave", "--data", filepath.Join(f.dir, "other"), "--name", "b1", "--master", f.link.addr)
+		eventually(t, 20*time.Second, "the second b1 says why it is refused", func() bool { return refused(second) })
+		settledOn(t, f, first)
+	})
+
+	t.Run("copied directory", func(t *testing.T) {
+		t.Parallel()
+		f := newFarm(t)
+		first := f.slave("b1")
+		f.settled(f.submit("name: before\nsteps:\n  - {name: s, run: 'true'}\n"), 20*time.Second, "succeeded")
+		other := filepath.Join(f.dir, "slave-copy")
+		if out, err := exec.Command("cp", "-a", f.slaveDir("b1"), other).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		os.Remove(filepath.Join(other, "agent.sock"))
+		second := startDaemon(t, "b1-copy", "slave", "--data", other, "--name", "b1", "--master", f.link.addr)
+		t.Cleanup(func() { killMarked(other) })
+		eventually(t, 20*time.Second, "one of them says why it is refused", func() bool { return refused(first) || refused(second) })
+		if refused(first) && refused(second) {
+			t.Fatal("both are refused")
+		}
+		admitted := first
+		if refused(first) {
+			admitted = second
+		}
+		settledOn(t, f, admitted)
+	})
+}
+
+// T-register-once: kill -9 at any moment of a start, again and again, makes no
+// second slave.
+func TestRegisterOnce(t *testing.T) {
+	t.Parallel()
+	f := newFarm(t)
+	restarts := 40
+	if slow {
+		restarts = 1000
+	}
+	agent := startDaemon(t, "b1", "slave", "--data", f.slaveDir("b1"), "--name", "b1", "--master", f.link.addr)
+	for range restarts {
+		time.Sleep(time.Duration(rand.Int64N(int64(150 * time.Millisecond)))) // the moment
+		agent.kill()
+		agent.start()
+	}
+	f.connected("b1")
+	list := f.slaves()
+	if len(list) != 1 {
+		t.Fatalf("%d slaves after %d restarts: %+v", len(list), restarts, list)
+	}
+	var id struct {
+		Instance    string `json:"instance"`
+		Incarnation uint64 `json:"incarnation"`
+	}
+	b, err := os.ReadFile(filepath.Join(f.slaveDir("b1"), "identity.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(b, &id); err != nil || id.Instance != list[0].Instance || id.Incarnation > uint64(restarts)+1 {
+		t.Errorf("the master knows %s, %s says %+v (%v)", list[0].Instance, b, id, err)
+	}
+	t.Logf("%d of %d lives came as far as an incarnation, %d of them to a session", id.Incarnation, restarts+1, list[0].Epoch)
+}
