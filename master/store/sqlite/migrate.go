@@ -53,7 +53,14 @@ func checkVersion(ctx context.Context, file string) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("open store: %w", err)
 	}
-	db, err := sql.Open("sqlite", dsn(file, "ro", "query_only(1)"))
+	name := dsn(file, "ro", "query_only(1)")
+	if log, err := os.Stat(file + "-wal"); errors.Is(err, os.ErrNotExist) || err == nil && log.Size() == 0 {
+		// A reader, too, makes -wal and -shm, and a read-only one leaves them
+		// behind. All is in the database, and the lock keeps other masters
+		// away: nothing of that is needed (P-version).
+		name += "&immutable=1"
+	}
+	db, err := sql.Open("sqlite", name)
 	if err != nil {
 		return 0, fmt.Errorf("open store read-only: %w", classify(err))
 	}

@@ -124,6 +124,46 @@ func TestOpenRefusesANewerStoreUntouched(t *testing.T) {
 	if err != nil || !bytes.Equal(before, after) {
 		t.Errorf("a newer store was written to (%v)", err)
 	}
+	files, err := os.ReadDir(dir)
+	for _, f := range files {
+		if f.Name() != "holdfast.db" && f.Name() != "holdfast.db.lock" {
+			t.Errorf("%s was made beside a newer store", f.Name())
+		}
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// A newer store that was not closed in order: the number is in the log.
+func TestOpenRefusesANewerStoreByItsLog(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "holdfast.db")
+	s, err := sqlite.Open(t.Context(), sqlite.Config{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(`INSERT INTO schema_versions (version_id, is_applied) VALUES (1000, 1)`); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(path + "-wal")
+	if err != nil || len(before) == 0 {
+		t.Fatalf("a log of %d bytes, %v", len(before), err)
+	}
+	if _, err := sqlite.Open(t.Context(), sqlite.Config{Path: path}); !errors.Is(err, store.ErrNewer) {
+		t.Errorf("open a newer store: %v", err)
+	}
+	if after, err := os.ReadFile(path + "-wal"); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("its log was written to (%v)", err)
+	}
 }
 
 func TestOpenRefusesWhatIsNoStore(t *testing.T) {
