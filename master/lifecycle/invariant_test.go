@@ -100,6 +100,9 @@ func checkAttempt(t *testing.T, r *Record, a *Attempt) {
 		if s.LogState == LogComplete && s.State != StepSkipped && s.LogBytes >= 0 && s.LogMark < s.LogBytes {
 			t.Errorf("attempt %d: log of step %d is complete with %d of %d bytes", a.Number, s.Number, s.LogMark, s.LogBytes)
 		}
+		if s.LogState == LogComplete && s.LogBytes < 0 && s.LogMark > 0 {
+			t.Errorf("attempt %d: log of step %d is complete with %d bytes, though nobody has said how many", a.Number, s.Number, s.LogMark)
+		}
 	}
 	wish, _ := r.Want(a.ID)
 	switch {

@@ -14,8 +14,13 @@ func (r *Record) LogProgress(now time.Time, id AttemptID, step StepID) {
 		return
 	}
 	r.touchStep(s)
-	if s.LogBytes >= 0 && s.LogMark >= s.LogBytes {
-		r.logMoved(r.at(now), a, s)
+	switch {
+	case s.LogBytes >= 0:
+		if s.LogMark >= s.LogBytes {
+			r.logMoved(r.at(now), a, s)
+		}
+	case s.LogState == LogComplete:
+		r.setLog(s, LogDraining) // skipped, and yet it has a log: nobody has said how much of it
 	}
 }
 

@@ -32,7 +32,7 @@ func TestScenarios(t *testing.T) {
 func TestShelve(t *testing.T)     { runScripts(t, "shelve", "rerun_never", "adopt_shelved") }
 func TestCancel(t *testing.T)     { runScripts(t, "cancel_*") }
 func TestAbsent(t *testing.T)     { runScripts(t, "absent*") }
-func TestLogStates(t *testing.T)  { runScripts(t, "logs", "gap", "absent") }
+func TestLogStates(t *testing.T)  { runScripts(t, "logs", "log_of_skipped", "gap", "absent") }
 func TestBadUpdates(t *testing.T) { runScripts(t, "bad_updates") }
 func TestReturn(t *testing.T)     { runScripts(t, "adopt_*", "superseded*") }
 

@@ -108,10 +108,15 @@ func (r *Record) skipAfter(t time.Time, a *Attempt, s *Step) {
 	}
 }
 
-// skip skips one step; there will be no log of it.
+// skip skips one step; there will be no log of it, unless its slave started it
+// and its word about that was never taken.
 func (r *Record) skip(t time.Time, a *Attempt, s *Step) {
 	r.setStep(s, StepSkipped)
-	if s.LogState == LogOpen {
+	switch {
+	case s.LogState != LogOpen:
+	case s.LogMark > 0:
+		r.setLog(s, LogDraining)
+	default:
 		r.setLog(s, LogComplete)
 	}
 	r.tellStep(t, a, s, TopicStepEnded, master, "", stepData(s))
