@@ -56,7 +56,7 @@ func TestLostAfter(t *testing.T) {
 		{"zero", func(b *holdfastv1.BuildSpec) { b.LostAfterUs = proto.Int64(0) }, 0, false},
 		{"one second", func(b *holdfastv1.BuildSpec) { b.LostAfterUs = proto.Int64(1e6) }, time.Second, false},
 		{"the farm's default", func(*holdfastv1.BuildSpec) {}, 30 * time.Minute, false},
-		{"25 hours", func(b *holdfastv1.BuildSpec) { b.LostAfterUs = proto.Int64(25 * 3600e6) }, 25 * time.Hour, false},
+		{"three hours", func(b *holdfastv1.BuildSpec) { b.LostAfterUs = proto.Int64(3 * 3600e6) }, 3 * time.Hour, false}, // a day: sim.TestLostAfter
 		{"never", func(b *holdfastv1.BuildSpec) { b.LostNever = true }, 0, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -68,7 +68,7 @@ func TestLostAfter(t *testing.T) {
 				cut := time.Now()
 				s.Cut()
 				if tc.never {
-					if after, lost := lostAfter(r, build, cut, 100*time.Hour); lost {
+					if after, lost := lostAfter(r, build, cut, 10*time.Hour); lost {
 						t.Errorf("given up after %v", after)
 					}
 					return

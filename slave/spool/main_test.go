@@ -104,15 +104,6 @@ func seeded(t testing.TB, n uint64) *rand.Rand {
 	return rand.New(rand.NewPCG(n, 1))
 }
 
-func fileSize(t testing.TB, path string) int64 {
-	t.Helper()
-	info, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return info.Size()
-}
-
 func mustSegments(t testing.TB, dir string) []segment {
 	t.Helper()
 	list, err := segments(dir)
