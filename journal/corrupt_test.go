@@ -66,7 +66,7 @@ var damages = map[string]func(r *rand.Rand, b []byte) []byte{
 	"empty":    func(r *rand.Rand, b []byte) []byte { return nil },
 }
 
-// TestJournalCorrupt: whatever happens to the file, Open ends soon, with all that was in it or with a fresh journal and
+// TestJournalCorrupt (T-journal-corrupt): whatever happens to the file, Open ends soon, with all that was in it or with a fresh journal and
 // the damaged file set aside. The counts show that both happen.
 func TestJournalCorrupt(t *testing.T) {
 	file, mark, m := filled(t)

@@ -176,14 +176,14 @@ func scenarioModel(steps int) model {
 }
 
 const (
-	diskCalls  = "pwrite64,fdatasync,fsync,ftruncate,fallocate,renameat,unlinkat"
+	diskCalls  = "openat,pwrite64,fdatasync,fsync,ftruncate,fallocate,renameat,unlinkat"
 	straceSlow = 60 * time.Second
 )
 
-// TestCrashEveryWrite: the process is killed at the entry of the N-th system call that changes the disk, for
+// TestCrashEveryWrite (T-crash-every-write): the process is killed at the entry of the N-th system call that changes the disk, for
 // every N; what was acknowledged is there, and the next life goes on from it.
 func TestCrashEveryWrite(t *testing.T) {
-	everyCall(t, "signal=KILL", 1)
+	everyCall(t, diskCalls+",write", "signal=KILL", 1) // write is also how the child tells
 }
 
 // TestCrashEveryError: the N-th call fails with EIO instead. Nothing is acknowledged that is not there afterwards, and
@@ -193,10 +193,10 @@ func TestCrashEveryError(t *testing.T) {
 	if testing.Short() {
 		stride = 3 // TestFaults fails every one of them too, from within
 	}
-	everyCall(t, "error=EIO", stride)
+	everyCall(t, diskCalls, "error=EIO", stride)
 }
 
-func everyCall(t *testing.T, fault string, stride int) {
+func everyCall(t *testing.T, calls, fault string, stride int) {
 	strace, err := exec.LookPath("strace")
 	if err != nil {
 		journaltest.SkipOrFail(t, "no strace")
@@ -205,8 +205,7 @@ func everyCall(t *testing.T, fault string, stride int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	calls := strings.Split(diskCalls, ",")
-	for _, call := range calls {
+	for call := range strings.SplitSeq(calls, ",") {
 		t.Run(call, func(t *testing.T) {
 			t.Parallel()
 			for n := 1; ; n += stride {

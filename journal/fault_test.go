@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -88,6 +90,95 @@ func liveScenario(t *testing.T, cfg journal.Config, cause error, decide func(str
 	cancel()
 	<-ended
 	return acked
+}
+
+// TestSyncBeforeUse: what an open finds may be only in the page cache. It is synced, with its name, before anything else
+// is done; when that fails the file is not used, not changed, and not taken for damaged (P-sync).
+func TestSyncBeforeUse(t *testing.T) {
+	for name, clean := range map[string]bool{"after a clean stop": true, "after a crash": false} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			cfg := scenarioConfig(filepath.Join(dir, "journal.db"))
+			j, _, stop := journaltest.OpenStop(t, cfg)
+			for step := 1; step <= 4; step++ {
+				if err := j.Append(t.Context(), scenario(step)...); err != nil {
+					t.Fatal(err)
+				}
+			}
+			stop()
+			if !clean {
+				if err := os.Remove(cfg.Path + ".clean"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := readDir(t, dir)
+			for n, call := range []string{"sync", "syncDir"} {
+				var calls []string
+				_, opened, err := journal.OpenWithFaults(t.Context(), cfg, syscall.EIO, func(op string) journal.Fault {
+					if calls = append(calls, op); op == call {
+						return journal.FaultFailed
+					}
+					return journal.FaultNone
+				})
+				if !errors.Is(err, syscall.EIO) || errors.Is(err, journal.ErrCorrupt) || opened.SetAside != "" {
+					t.Errorf("%s failed: opened %+v, %v", call, opened, err)
+				}
+				if want := []string{"sync", "syncDir"}[:n+1]; !slices.Equal(calls, want) {
+					t.Errorf("%s failed: %v, want %v and no more", call, calls, want)
+				}
+				if readDir(t, dir) != before {
+					t.Errorf("%s failed: something changed", call)
+				}
+			}
+			k := journaltest.Open(t, cfg)
+			scenarioModel(4).check(t, k)
+		})
+	}
+}
+
+// TestReadsAreDurable: nobody reads, and so nobody can send, what its transaction has not made durable (P-durable).
+func TestReadsAreDurable(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var j *journal.Journal
+	shown := func() (entries int, key bool) {
+		held, err := j.Read("s", 0, 0)
+		if err != nil {
+			t.Error(err)
+		}
+		_, key, err = j.Get("s", "k")
+		if err != nil {
+			t.Error(err)
+		}
+		return len(held), key
+	}
+	committing := false
+	cfg := scenarioConfig(filepath.Join(t.TempDir(), "journal.db"))
+	j, _, err := journal.OpenWithFaults(ctx, cfg, syscall.EIO, func(op string) journal.Fault {
+		if op == "commit" && j != nil && !committing {
+			committing = true
+			if n, key := shown(); n != 0 || key {
+				t.Errorf("%d entries and a put %t are shown before their commit", n, key)
+			}
+			return journal.FaultFailedButDone // on the disk, and nobody may believe it
+		}
+		return journal.FaultNone
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- j.Run(ctx) }()
+	w := journal.Write{Stream: "s", Entries: entries(1, 1), Puts: map[string][]byte{"k": []byte("v")}}
+	if err := j.Append(ctx, w); !errors.Is(err, journal.ErrFatal) {
+		t.Errorf("append: %v", err)
+	}
+	if !committing {
+		t.Error("no commit")
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, journal.ErrFatal) {
+		t.Errorf("run: %v", err)
+	}
 }
 
 // TestUnknownOutcome: the caller's context ends while its append waits; the append still happens, whole.

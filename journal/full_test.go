@@ -75,7 +75,7 @@ func fillJournal(t *testing.T, j *journal.Journal, m model, size int) {
 	t.Fatal("never full")
 }
 
-// TestFullDrain: on a disk without a free byte ACKs still work, for entries large and small, and make room.
+// TestFullDrain (T-full-drain): on a disk without a free byte ACKs still work, for entries large and small, and make room.
 func TestFullDrain(t *testing.T) {
 	for _, size := range []int{200, 5_000, 60_000} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
@@ -165,7 +165,7 @@ func fillDiskBut(t *testing.T, dir string, leave int64) {
 	}
 }
 
-// TestEnospc: the disk is full at any moment. Ordinary records are refused and nothing changes, urgent ones still
+// TestEnospc (T-enospc): the disk is full at any moment. Ordinary records are refused and nothing changes, urgent ones still
 // fit, a restart works, and with room again everything goes on by itself.
 func TestEnospc(t *testing.T) {
 	eachDisk(t, func(t *testing.T, dir string) {
@@ -305,7 +305,7 @@ func TestMaxBytes(t *testing.T) {
 	}
 }
 
-// TestJournalSize: after all ACKs the live bytes are zero and the file is as small as a new one.
+// TestJournalSize (T-journal-size): after all ACKs the live bytes are zero and the file is as small as a new one.
 func TestJournalSize(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal.db")
 	cfg := journal.Config{Path: path, Reserve: 256 << 10}
