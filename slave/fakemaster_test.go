@@ -32,18 +32,19 @@ type fakeMaster struct {
 	epoch   uint64
 	session *fakeSession
 	// Guarded by mu.
-	attempts map[string]*fakeAttempt
-	hellos   []*holdfastv1.Hello
-	absents  []*holdfastv1.Absent
-	status   *holdfastv1.SlaveStatus
-	batches  []*holdfastv1.StatusBatch // all received
-	wrong    []string                  // broken rules
-	holdAcks bool                      // commit, but do not ACK
-	refuse   func(*holdfastv1.Hello) error
-	frame    func(*holdfastv1.StatusBatch) error // refuses a frame
-	loseGaps int                                 // ends the session instead
-	commit   time.Duration                       // how long a commit takes
-	changed  chan struct{}
+	attempts  map[string]*fakeAttempt
+	hellos    []*holdfastv1.Hello
+	absents   []*holdfastv1.Absent
+	status    *holdfastv1.SlaveStatus
+	batches   []*holdfastv1.StatusBatch // all received
+	wrong     []string                  // broken rules
+	holdAcks  bool                      // commit, but do not ACK
+	sameEpoch bool                      // Welcome with an epoch that was there before
+	refuse    func(*holdfastv1.Hello) error
+	frame     func(*holdfastv1.StatusBatch) error // refuses a frame
+	loseGaps  int                                 // ends the session instead
+	commit    time.Duration                       // how long a commit takes
+	changed   chan struct{}
 }
 
 type fakeAttempt struct {
@@ -151,7 +152,10 @@ func (m *fakeMaster) welcome(stream grpc.BidiStreamingServer[holdfastv1.ConnectR
 			return nil, err
 		}
 	}
-	m.epoch = max(m.epoch, h.GetHighestEpoch()) + 1
+	m.epoch = max(m.epoch, h.GetHighestEpoch())
+	if !m.sameEpoch {
+		m.epoch++
+	}
 	s := &fakeSession{stream: stream, epoch: m.epoch, end: make(chan error, 1)}
 	if m.session != nil {
 		m.session.end <- rpcerr.New(rpcerr.Superseded, "a newer session")

@@ -193,6 +193,36 @@ func TestEpochDurableFirst(t *testing.T) {
 	}
 }
 
+// P-epoch: a Welcome that is not above the highest epoch ends its session before
+// anything is sent in it, and lowers nothing.
+func TestWelcomeOfAnOldEpoch(t *testing.T) {
+	f := newFarm(t)
+	f.connected()
+	attempt, _ := f.assign(1)
+	r := f.runners.of(attempt)
+	f.kinds(attempt, "accepted")
+	f.master.mu.Lock()
+	highest, hellos, batches := f.master.epoch, len(f.master.hellos), len(f.master.batches)
+	f.master.sameEpoch = true
+	f.master.mu.Unlock()
+	f.master.cut(io.EOF)
+	f.master.until("a try", func() bool { return len(f.master.hellos) > hellos })
+	r.start(0) // the old session is over
+	f.master.until("three more", func() bool { return len(f.master.hellos) >= hellos+4 })
+	f.master.mu.Lock()
+	if len(f.master.batches) != batches {
+		t.Errorf("sent in a session of an old epoch: %v", f.master.batches[batches:])
+	}
+	for _, h := range f.master.hellos[hellos:] {
+		if h.GetHighestEpoch() != highest {
+			t.Errorf("Hello names epoch %d, want %d", h.GetHighestEpoch(), highest)
+		}
+	}
+	f.master.sameEpoch = false
+	f.master.mu.Unlock()
+	f.kinds(attempt, "accepted", "start1")
+}
+
 // P-incarnation: a journal with records and no identity stops the agent.
 func TestIdentityMissingBesideJournal(t *testing.T) {
 	f := newFarm(t)
