@@ -91,6 +91,11 @@ func startDaemon(t testing.TB, name string, args ...string) *daemon {
 func (d *daemon) start() {
 	d.t.Helper()
 	d.cmd = exec.Command(binary, d.args...)
+	d.run()
+}
+
+func (d *daemon) run() {
+	d.t.Helper()
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := d.cmd.Start(); err != nil {
@@ -430,6 +435,17 @@ func (f *farm) stepPID(slave, attempt string, step int) int {
 		return err == nil && json.Unmarshal(b, &p) == nil && p.PID > 0
 	})
 	return p.PID
+}
+
+// parent is the pid of a process's parent; 0: it is dead.
+func parent(pid int) (ppid int) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fmt.Sscanf(rest, "%1s %d", new(string), &ppid)
+	return ppid
 }
 
 func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
