@@ -1,0 +1,102 @@
+//go:build linux
+
+package bench
+
+import (
+	"context"
+	"sync"
+
+	"holdfast/master/lifecycle"
+	"holdfast/master/store"
+)
+
+// ledger is a store that counts what has been committed, each update and each
+// log byte once.
+type ledger struct {
+	store.Store
+
+	mu    sync.Mutex // guards the fields below
+	sum   counts
+	marks map[lifecycle.AttemptID]lifecycle.Seq
+	logs  map[lifecycle.StepID]int64
+	goal  func(counts) bool
+	done  chan struct{} // closed when goal holds
+}
+
+// counts of what is durable.
+type counts struct {
+	updates     int64
+	updateBytes int64
+	logBytes    int64 // before compression
+	stored      int64 // after it
+	commits     int64 // that held any of these
+}
+
+func (c counts) minus(o counts) counts {
+	return counts{
+		c.updates - o.updates, c.updateBytes - o.updateBytes,
+		c.logBytes - o.logBytes, c.stored - o.stored, c.commits - o.commits,
+	}
+}
+
+func newLedger(s store.Store) *ledger {
+	return &ledger{Store: s, marks: make(map[lifecycle.AttemptID]lifecycle.Seq), logs: make(map[lifecycle.StepID]int64)}
+}
+
+// Commit implements store.Store.
+func (l *ledger) Commit(ctx context.Context, ops ...store.Op) error {
+	if err := l.Store.Commit(ctx, ops...); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := l.sum
+	for _, op := range ops {
+		switch op := op.(type) {
+		case *store.ApplyStatus:
+			if op.Err != nil || op.Mark <= l.marks[op.Attempt] {
+				continue
+			}
+			l.sum.updates += int64(op.Mark - l.marks[op.Attempt])
+			l.marks[op.Attempt] = op.Mark
+			for _, raw := range op.Raw {
+				l.sum.updateBytes += int64(len(raw))
+			}
+		case *store.ApplyLog:
+			if op.Err != nil || op.Mark <= l.logs[op.Step] {
+				continue
+			}
+			l.sum.logBytes += op.Mark - l.logs[op.Step]
+			l.logs[op.Step] = op.Mark
+			l.sum.stored += int64(len(op.Chunk.Data))
+		}
+	}
+	if l.sum != before {
+		l.sum.commits++
+	}
+	if l.goal != nil && l.goal(l.sum) {
+		l.goal = nil
+		close(l.done)
+	}
+	return nil
+}
+
+// now is what has been committed.
+func (l *ledger) now() counts {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sum
+}
+
+// reach returns a channel that is closed when goal holds. There is one goal at
+// a time.
+func (l *ledger) reach(goal func(counts) bool) <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.goal, l.done = goal, make(chan struct{})
+	if goal(l.sum) {
+		l.goal = nil
+		close(l.done)
+	}
+	return l.done
+}
