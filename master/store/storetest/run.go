@@ -45,6 +45,7 @@ var cases = []struct {
 	{"T-register-once", testRegisterOnce},
 	{"JournalLost", testJournalLost},
 	{"Absent", testAbsent},
+	{"Released", testReleased},
 	{"Wants", testWants},
 	{"Lose", testLose},
 	{"ReturnOfTheLost", testReturn},
