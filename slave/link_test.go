@@ -318,6 +318,41 @@ func TestReconnect(t *testing.T) {
 	})
 }
 
+// A master that takes Hello and is slow to answer is waited for, longer each
+// time, and never given up (P-reconnect).
+func TestLateWelcome(t *testing.T) {
+	bubble(t, func(f *farm, w *wire) {
+		gate := make(chan struct{})
+		var at []time.Time // of each Hello; guarded by master.mu
+		f.master.refuse = func(*holdfastv1.Hello) error {
+			at = append(at, time.Now())
+			f.master.mu.Unlock()
+			<-gate
+			f.master.mu.Lock()
+			return errNoWelcome
+		}
+		f.run()
+		time.Sleep(10 * time.Minute)
+		f.master.mu.Lock()
+		tries := at
+		f.master.refuse = nil
+		f.master.mu.Unlock()
+		close(gate)
+		if len(tries) < 15 || len(tries) > 30 {
+			t.Fatalf("%d Hellos in 10 minutes", len(tries))
+		}
+		const pause = retry.DefaultReconnectCap
+		for i, want := range []time.Duration{5 * time.Second, 10 * time.Second, 20 * time.Second, 30 * time.Second, 30 * time.Second} {
+			if d := tries[i+1].Sub(tries[i]); d < want || d > want+2*time.Second+pause {
+				t.Errorf("waited %v for Welcome %d, want %v and the back-off", d, i+1, want)
+			}
+		}
+		f.master.until("a session", func() bool { return f.master.session != nil })
+		attempt, _ := f.assign(1)
+		f.kinds(attempt, "accepted")
+	})
+}
+
 // An idle slave sets no timers but keepalive's: a year passes at once.
 func TestIdleYear(t *testing.T) {
 	bubble(t, func(f *farm, w *wire) {
