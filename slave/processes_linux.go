@@ -26,9 +26,10 @@ type processes struct {
 	died chan struct{} // one slot: a runner died
 	both chan struct{} // one slot: wake or died
 
-	mu      sync.Mutex // guards watched
-	watched map[string]bool
-	watch   func(dir string, pid int) // set by run
+	mu        sync.Mutex // guards the fields below
+	watched   map[string]bool
+	watch     func(dir string, pid int)   // set by run
+	observers map[string]*runner.Observer // of runners that were alive; each is used by one attempt
 }
 
 var _ Runners = (*processes)(nil)
@@ -39,12 +40,13 @@ func newProcesses(cfg *Config, log *slog.Logger) (*processes, error) {
 		return nil, err
 	}
 	return &processes{
-		exe:     cfg.Exe,
-		log:     log,
-		wake:    wake,
-		died:    make(chan struct{}, 1),
-		both:    make(chan struct{}, 1),
-		watched: make(map[string]bool),
+		exe:       cfg.Exe,
+		log:       log,
+		wake:      wake,
+		died:      make(chan struct{}, 1),
+		both:      make(chan struct{}, 1),
+		watched:   make(map[string]bool),
+		observers: make(map[string]*runner.Observer),
 	}, nil
 }
 
@@ -97,11 +99,32 @@ func (p *processes) Launch(ctx context.Context, dir string) error {
 }
 
 func (p *processes) Observe(dir string) (runner.Observation, error) {
-	o, err := runner.Observe(dir)
+	v := p.takeObserver(dir)
+	o, err := v.Observe()
 	if err == nil && o.Alive {
 		p.watchOnce(dir)
+		if o.End == nil { // else this was the last look, or nearly
+			p.keepObserver(dir, v)
+		}
 	}
 	return o, err
+}
+
+func (p *processes) takeObserver(dir string) *runner.Observer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v := p.observers[dir]
+	delete(p.observers, dir)
+	if v == nil {
+		v = runner.NewObserver(dir)
+	}
+	return v
+}
+
+func (p *processes) keepObserver(dir string, v *runner.Observer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.observers[dir] = v
 }
 
 // watchOnce sees to it that the death of dir's runner, also by kill -9, wakes

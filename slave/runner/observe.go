@@ -24,39 +24,88 @@ type StepObservation struct {
 
 // Observe reads an attempt's directory. It may be called at any time, with or
 // without a runner.
-func Observe(dir string) (Observation, error) {
+func Observe(dir string) (Observation, error) { return NewObserver(dir).Observe() }
+
+// Observer reads one attempt's directory again and again, and what cannot
+// change any more only once while the runner lives: the plan, and steps that are
+// over. An agent looks after each step, so that a build of many would cost the
+// square of them. It is not safe for concurrent use.
+type Observer struct {
+	dir  string
+	plan *Plan
+	over []StepObservation // the first steps, that have ended
+}
+
+// NewObserver makes an Observer that has read nothing yet.
+func NewObserver(dir string) *Observer { return &Observer{dir: dir} }
+
+// Observe reads what may have changed.
+func (v *Observer) Observe() (Observation, error) {
 	var o Observation
 	var err error
 	// First the lock: a runner that is dead now has written its last word.
-	if o.Alive, err = Alive(dir); err != nil {
+	if o.Alive, err = Alive(v.dir); err != nil {
 		return o, err
 	}
-	if o.Plan, err = ReadPlan(dir); err != nil {
-		return o, fmt.Errorf("observe attempt: %w", err)
+	if !o.Alive {
+		v.plan, v.over = nil, nil // the last look trusts nothing but the disk
 	}
+	if v.plan == nil {
+		plan, err := ReadPlan(v.dir)
+		if err != nil {
+			return o, fmt.Errorf("observe attempt: %w", err)
+		}
+		v.plan = &plan
+	}
+	o.Plan = *v.plan
 	// Ends before starts: whatever is seen to have ended is then seen to have
 	// started.
 	var end End
-	if found, err := readJSON(endPath(dir), &end); err != nil {
+	if found, err := readJSON(endPath(v.dir), &end); err != nil {
 		return o, fmt.Errorf("observe attempt: %w", err)
 	} else if found {
 		o.End = &end
 	}
 	o.Steps = make([]StepObservation, len(o.Plan.Steps))
-	for i := len(o.Steps) - 1; i >= 0; i-- {
+	for i := copy(o.Steps, v.over); i < len(o.Steps); i++ {
 		s := &o.Steps[i]
-		s.LogDir = LogDir(dir, i+1)
-		var exit Exit
-		if found, err := readJSON(exitPath(dir, i+1), &exit); err != nil {
-			return o, fmt.Errorf("observe step %d: %w", i+1, err)
-		} else if found {
-			s.Exit = &exit
-		}
-		if s.Started, err = readStarted(dir, i+1, &o.Plan); err != nil {
+		if err := v.step(i+1, s); err != nil {
 			return o, fmt.Errorf("observe step %d: %w", i+1, err)
 		}
+		if !o.Alive {
+			continue
+		}
+		if s.Exit == nil {
+			// A runner starts the next step after this one's exit is on disk, so
+			// there was nothing of it when we looked.
+			v.name(o.Steps[i+1:], i+2)
+			break
+		}
+		v.over = append(v.over, *s)
 	}
 	return o, nil
+}
+
+// step reads the records of one step.
+func (v *Observer) step(number int, s *StepObservation) error {
+	s.LogDir = LogDir(v.dir, number)
+	var exit Exit
+	found, err := readJSON(exitPath(v.dir, number), &exit)
+	if err != nil {
+		return err
+	}
+	if found {
+		s.Exit = &exit
+	}
+	s.Started, err = readStarted(v.dir, number, v.plan)
+	return err
+}
+
+// name fills in what is known of steps without a look.
+func (v *Observer) name(steps []StepObservation, from int) {
+	for i := range steps {
+		steps[i].LogDir = LogDir(v.dir, from+i)
+	}
 }
 
 // readStarted reads the start record. A file that cannot be understood was made
