@@ -67,21 +67,14 @@ func (v *Observer) Observe() (Observation, error) {
 		o.End = &end
 	}
 	o.Steps = make([]StepObservation, len(o.Plan.Steps))
-	for i := copy(o.Steps, v.over); i < len(o.Steps); i++ {
-		s := &o.Steps[i]
-		if err := v.step(i+1, s); err != nil {
+	known := copy(o.Steps, v.over)
+	for i := len(o.Steps) - 1; i >= known; i-- {
+		if err := v.step(i+1, &o.Steps[i]); err != nil {
 			return o, fmt.Errorf("observe step %d: %w", i+1, err)
 		}
-		if !o.Alive {
-			continue
-		}
-		if s.Exit == nil {
-			// A runner starts the next step after this one's exit is on disk, so
-			// there was nothing of it when we looked.
-			v.name(o.Steps[i+1:], i+2)
-			break
-		}
-		v.over = append(v.over, *s)
+	}
+	for i := known; o.Alive && i < len(o.Steps) && o.Steps[i].Exit != nil; i++ {
+		v.over = append(v.over, o.Steps[i])
 	}
 	return o, nil
 }
@@ -99,13 +92,6 @@ func (v *Observer) step(number int, s *StepObservation) error {
 	}
 	s.Started, err = readStarted(v.dir, number, v.plan)
 	return err
-}
-
-// name fills in what is known of steps without a look.
-func (v *Observer) name(steps []StepObservation, from int) {
-	for i := range steps {
-		steps[i].LogDir = LogDir(v.dir, from+i)
-	}
 }
 
 // readStarted reads the start record. A file that cannot be understood was made
