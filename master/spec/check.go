@@ -28,12 +28,20 @@ type checker struct {
 
 // add notes a problem with the value at a path.
 func (c *checker) add(at, expected, found string) {
-	c.problems = append(c.problems, &FieldError{Path: at, Expected: expected, Found: found})
+	c.note(&FieldError{Path: at, Expected: expected, Found: found})
 }
 
 // addKey notes a problem with the key at a path.
 func (c *checker) addKey(at, expected, found string) {
-	c.problems = append(c.problems, &FieldError{Path: at, Expected: expected, Found: found, onKey: true})
+	c.note(&FieldError{Path: at, Expected: expected, Found: found, onKey: true})
+}
+
+// note keeps a problem. One message has room for half a million of them, and
+// nobody reads more than the first few.
+func (c *checker) note(e *FieldError) {
+	if len(c.problems) < maxKept {
+		c.problems = append(c.problems, e)
+	}
 }
 
 // spec checks the whole.
@@ -117,8 +125,7 @@ func (c *checker) within(at string, n, least, most int) {
 // oneOf checks a word of a closed set; empty means the first.
 func (c *checker) oneOf(at, word string, set ...string) {
 	if word != "" && !slices.Contains(set, word) {
-		e := &FieldError{Path: at, Expected: strings.Join(set, " or "), Found: quote(word), Hint: didYouMean(word, set)}
-		c.problems = append(c.problems, e)
+		c.note(&FieldError{Path: at, Expected: strings.Join(set, " or "), Found: quote(word), Hint: didYouMean(word, set)})
 	}
 }
 

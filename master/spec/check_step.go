@@ -51,6 +51,7 @@ func (c *checker) step(at string, s *Step) {
 	} else {
 		for i, word := range s.Command {
 			c.text(element(at+".command", i), word, MaxRun)
+			c.bytes++ // an empty one takes space too
 		}
 	}
 	c.dir(at+".dir", s.Dir)
@@ -81,6 +82,7 @@ func (c *checker) env(at string, env map[string]string) {
 	total := 0
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		total += len(name) + len(env[name]) + 2
+		c.bytes += len(name) + 1
 		switch {
 		case !validEnvName(name):
 			c.addKey(child(at, name), "the name of a variable: letters, digits and _, not beginning with a digit", quote(name))

@@ -67,6 +67,9 @@ func (e *FileError) Unwrap() error { return &e.FieldError }
 // maxProblems bounds what one file or spec is told about itself.
 const maxProblems = 20
 
+// maxKept bounds what the checker keeps of the problems of one spec.
+const maxKept = 10_000
+
 // join makes one error, one line each, of the problems, and says how many more
 // there are.
 func join[E error](problems []E) error {

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +48,18 @@ func TestValidate(t *testing.T) {
 				s.Steps = append(s.Steps, Step{Name: strings.Repeat("x", i+1), Run: strings.Repeat("x", MaxRun)})
 			}
 		}, "expected at most 1048576 bytes of text in all, found 1310734"},
+		{"too many words in all", func(s *Spec) {
+			s.Steps = nil
+			for i := range 300 {
+				s.Steps = append(s.Steps, Step{Name: fmt.Sprint("step-", i), Command: append([]string{"true"}, make([]string, MaxArgs-1)...)})
+			}
+		}, "expected at most 1048576 bytes of text in all, found 1230014"},
+		{"too many names of variables in all", func(s *Spec) {
+			s.Steps = nil
+			for i := range 10 {
+				s.Steps = append(s.Steps, Step{Name: fmt.Sprint("step-", i), Run: "true", Env: map[string]string{strings.Repeat("X", MaxEnvBytes-2): ""}})
+			}
+		}, "expected at most 1048576 bytes of text in all, found 1310764"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -119,5 +132,26 @@ func TestDidYouMean(t *testing.T) {
 		if got := didYouMean(word, set); got != "" && got != "did you mean "+want+"?" || got == "" && want != "" {
 			t.Errorf("%s: %q", word, got)
 		}
+	}
+}
+
+// One message has room for half a million problems.
+func TestProblemsAreBounded(t *testing.T) {
+	s := full()
+	s.Steps = nil
+	for range 100 {
+		env := make(map[string]string, MaxEnv)
+		for i := range MaxEnv {
+			env[fmt.Sprint(i)] = ""
+		}
+		s.Steps = append(s.Steps, Step{Env: env})
+	}
+	c := checker{}
+	c.spec(s)
+	if len(c.problems) != maxKept {
+		t.Errorf("%d problems kept, want %d", len(c.problems), maxKept)
+	}
+	if text := s.Validate().Error(); len(text) > 4096 || strings.Count(text, "\n") != maxProblems {
+		t.Errorf("told in %d bytes: %s", len(text), text)
 	}
 }

@@ -3,6 +3,7 @@
 package specpb
 
 import (
+	"math"
 	"time"
 
 	"holdfast/master/spec"
@@ -117,6 +118,10 @@ func decodeStep(m *holdfastv1.StepSpec) spec.Step {
 	return s
 }
 
-func micros(us int64) time.Duration { return time.Duration(us) * time.Microsecond }
+// micros is a duration that came over the wire. What is out of range becomes the
+// longest one, which Validate refuses; a product that wraps around might pass.
+func micros(us int64) time.Duration {
+	return time.Duration(min(max(us, math.MinInt64/1000), math.MaxInt64/1000)) * time.Microsecond
+}
 
 func ptr[T any](v T) *T { return &v }

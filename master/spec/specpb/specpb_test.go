@@ -1,6 +1,8 @@
 package specpb
 
 import (
+	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,5 +50,20 @@ func TestDecodeFillsDefaults(t *testing.T) {
 		Steps: []spec.Step{{Name: "step-1", Run: "true", Grace: spec.DefaultGrace}}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
+	}
+}
+
+// Microseconds that do not fit a Duration must not wrap around into one that
+// passes: 2^61 µs too many are a whole number of times around.
+func TestHugeDurationsAreRefused(t *testing.T) {
+	for _, us := range []int64{math.MaxInt64, math.MinInt64, 1<<61 + 5_000_000, -(1 << 61) + 5_000_000, 1 << 62} {
+		s := Decode(&holdfastv1.BuildSpec{Name: "n", LostAfterUs: &us, StopOnSlaveAfterUs: us, Retry: &holdfastv1.RetryPolicy{BackoffUs: &us, BackoffCapUs: &us},
+			Steps: []*holdfastv1.StepSpec{{Run: "true", TimeoutUs: us, SilenceUs: us, GraceUs: &us}}})
+		err := s.Validate()
+		for _, path := range []string{"lost_after", "stop_on_slave_after", "retry.backoff", "retry.backoff_cap", "steps[0].timeout", "steps[0].silence", "steps[0].grace"} {
+			if err == nil || !strings.Contains(err.Error(), path+": expected a duration") {
+				t.Errorf("%d µs: %s is not refused: %v", us, path, err)
+			}
+		}
 	}
 }
