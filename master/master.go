@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -28,8 +29,25 @@ const (
 	flowWindow = 1 << 20
 	maxStreams = 1000 // of one connection
 
+	maxHeader = 64 << 10 // bytes of metadata, or of HTTP headers, of one request
+
+	// Who connects has to say something within dialGrace, and who asks something
+	// over HTTP has to be done within httpTimeout.
+	dialGrace   = 10 * time.Second
+	httpTimeout = 30 * time.Second
+	httpIdle    = 2 * time.Minute
+
 	replyGrace = time.Second      // for replies on their way when stopping
-	stopGrace  = 10 * time.Second // for slaves to be noted as away, and for HTTP
+	stopGrace  = 10 * time.Second // for slaves to be noted as away
+)
+
+// phase of a Master's life.
+type phase int32
+
+const (
+	starting phase = iota
+	serving
+	stopping
 )
 
 // Master is one master process's worth of components.
@@ -43,7 +61,7 @@ type Master struct {
 	dispatcher *schedule.Dispatcher
 	watch      *schedule.Watch
 	grpc       *grpc.Server
-	serving    atomic.Bool // adopt is over and nobody has asked to stop
+	phase      atomic.Int32
 }
 
 // New validates cfg and builds the components; nothing runs yet.
@@ -96,6 +114,8 @@ func New(cfg Config) (*Master, error) {
 	}
 	m.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxHeaderListSize(maxHeader),
+		grpc.ConnectionTimeout(dialGrace),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.InitialWindowSize(flowWindow),
 		grpc.InitialConnWindowSize(flowWindow),
@@ -113,8 +133,9 @@ func New(cfg Config) (*Master, error) {
 // process must exit and be started again (P-commit).
 //
 // The stop order: nothing new is taken; sessions are told NOT_READY, replies
-// leave, followers are cut off; slaves are noted as away; the committer stops
-// last. When Run returns the listeners are closed and nothing of it runs on.
+// leave, followers are cut off; slaves are noted as away; HTTP, which has said
+// all the while why the master is not ready, stops; the committer stops last.
+// When Run returns the listeners are closed and nothing of it runs on.
 func (m *Master) Run(ctx context.Context) error {
 	defer m.closeListeners()
 	group, running := errgroup.WithContext(ctx)
@@ -136,7 +157,16 @@ func (m *Master) Run(ctx context.Context) error {
 			return f(stopped)
 		})
 	}
+	// HTTP is first and last: it says why the master does not serve.
+	httpCtx, stopHTTP := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopHTTP()
+	group.Go(func() error {
+		defer stop()
+		return m.serveHTTP(httpCtx)
+	})
 	if err := m.adopt(stopped); err != nil {
+		m.phase.Store(int32(stopping))
+		stopHTTP()
 		stopCommitter()
 		if first := group.Wait(); first != nil {
 			return first // why nothing could be committed
@@ -149,12 +179,12 @@ func (m *Master) Run(ctx context.Context) error {
 	run(m.dispatcher.Run)
 	run(m.watch.Run)
 	run(m.serveGRPC)
-	run(m.serveHTTP)
-	m.serving.Store(true)
+	m.phase.Store(int32(serving))
 	m.cfg.Logger.Info("master runs", "master_id", m.cfg.ID, "store_id", m.cfg.Store.ID(), "listen", m.cfg.Listener.Addr().String())
 	<-stopped.Done()
-	m.serving.Store(false)
+	m.phase.Store(int32(stopping))
 	m.stopServing()
+	stopHTTP()
 	stopCommitter()
 	err := group.Wait()
 	<-m.link.Done() // what still waited for the committer was told that it is gone
@@ -215,7 +245,15 @@ func (m *Master) serveHTTP(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	server := &http.Server{Handler: m.api.Handler(m.cfg.Metrics), ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{
+		Handler:           m.api.Handler(m.cfg.Metrics),
+		ReadHeaderTimeout: dialGrace,
+		ReadTimeout:       httpTimeout,
+		WriteTimeout:      httpTimeout,
+		IdleTimeout:       httpIdle,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(m.cfg.Logger.Handler(), slog.LevelDebug),
+	}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(m.cfg.HTTP) }()
 	select {
@@ -223,7 +261,7 @@ func (m *Master) serveHTTP(ctx context.Context) error {
 		return fmt.Errorf("serve HTTP: %w", err)
 	case <-ctx.Done():
 	}
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), replyGrace)
 	defer cancel()
 	err := server.Shutdown(stop)
 	if err != nil {
@@ -235,13 +273,24 @@ func (m *Master) serveHTTP(ctx context.Context) error {
 
 // notReady says why the master cannot commit now; nil: it can.
 func (m *Master) notReady() error {
-	if !m.serving.Load() {
-		return errNotServing
+	err := m.committer.Ready()
+	switch phase(m.phase.Load()) {
+	case starting:
+		if err != nil {
+			return fmt.Errorf("%w: %w", errStarting, err)
+		}
+		return errStarting
+	case stopping:
+		return errStopping
+	default:
+		return err
 	}
-	return m.committer.Ready()
 }
 
-var errNotServing = errors.New("the master is starting or stopping")
+var (
+	errStarting = errors.New("the master is starting")
+	errStopping = errors.New("the master is stopping")
+)
 
 func (m *Master) sessions() []schedule.Slave {
 	connected := m.link.Connected()
