@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -40,6 +42,27 @@ func TestMain(m *testing.M) {
 		return m.Run()
 	}())
 }
+
+// look makes go's test cache see the sources of the binary: it knows what this
+// process reads while a test runs, not what go build reads, and would hand out a
+// pass of another binary.
+var look = sync.OnceValue(func() error {
+	root := filepath.Join("..", "..", "..")
+	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && strings.HasPrefix(d.Name(), ".") && path != root {
+			return fs.SkipDir
+		}
+		if name := d.Name(); d.Type().IsRegular() && (strings.HasSuffix(name, ".go") || strings.HasSuffix(name, ".sql") || name == "go.mod" || name == "go.sum") {
+			if _, err := os.Stat(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		return nil
+	})
+})
 
 // eventually polls until ok or the deadline; there is no other way to wait for
 // another process.
@@ -176,6 +199,9 @@ type farm struct {
 
 func newFarm(t testing.TB, masterArgs ...string) *farm {
 	t.Helper()
+	if err := look(); err != nil {
+		t.Fatal(err)
+	}
 	f := &farm{t: t, dir: t.TempDir(), link: newProxy(t)}
 	addrFile := filepath.Join(f.dir, "addr")
 	// Slaves learn the masters' addresses from Welcome and dial those, too: no
