@@ -5,9 +5,7 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
-	"github.com/oklog/ulid/v2"
 	"google.golang.org/protobuf/proto"
 
 	"holdfast/master/lifecycle"
@@ -18,8 +16,6 @@ import (
 )
 
 const (
-	maxText  = 4096    // bytes of a reason
-	maxWord  = 255     // bytes of a name, a request key
 	maxBatch = 1000    // rows of one listing
 	maxReply = 2 << 20 // bytes of one listing; a client takes 4 MiB by default
 )
@@ -29,7 +25,7 @@ func (s *Server) SubmitBuild(ctx context.Context, req *holdfastv1.SubmitBuildReq
 	if _, err := buildID(req.GetBuildId()); err != nil {
 		return nil, err
 	}
-	if err := first(checkText("submitter", req.GetSubmitter(), maxWord), checkText("request key", req.GetRequestKey(), maxWord)); err != nil {
+	if err := first(checkName("submitter", req.GetSubmitter()), checkText("request key", req.GetRequestKey(), maxWord)); err != nil {
 		return nil, err
 	}
 	if req.GetSpec() == nil {
@@ -63,11 +59,11 @@ func (s *Server) SubmitBuild(ctx context.Context, req *holdfastv1.SubmitBuildReq
 
 // CancelBuild cancels a build at once (P-cancel).
 func (s *Server) CancelBuild(ctx context.Context, req *holdfastv1.CancelBuildRequest) (*holdfastv1.CancelBuildResponse, error) {
-	id, err := person(req)
+	id, who, err := person(req)
 	if err != nil {
 		return nil, err
 	}
-	op := &store.Cancel{Now: time.Now(), RequestKey: req.GetRequestKey(), Build: id, Who: req.GetWho(), Why: req.GetReason()}
+	op := &store.Cancel{Now: time.Now(), RequestKey: req.GetRequestKey(), Build: id, Who: who, Why: req.GetReason()}
 	if err := s.do(ctx, op, &op.Err); err != nil {
 		return nil, err
 	}
@@ -76,11 +72,14 @@ func (s *Server) CancelBuild(ctx context.Context, req *holdfastv1.CancelBuildReq
 
 // UnshelveBuild grants a shelved build one more attempt.
 func (s *Server) UnshelveBuild(ctx context.Context, req *holdfastv1.UnshelveBuildRequest) (*holdfastv1.UnshelveBuildResponse, error) {
-	id, err := person(req)
+	id, who, err := person(req)
 	if err != nil {
 		return nil, err
 	}
-	op := &store.Unshelve{Now: time.Now(), RequestKey: req.GetRequestKey(), Build: id, Who: req.GetWho(), Why: req.GetReason()}
+	if strings.TrimSpace(req.GetReason()) == "" {
+		return nil, rpcerr.New(rpcerr.Invalid, "the reason is missing: it goes into the history, with your name")
+	}
+	op := &store.Unshelve{Now: time.Now(), RequestKey: req.GetRequestKey(), Build: id, Who: who, Why: req.GetReason()}
 	if err := s.do(ctx, op, &op.Err); err != nil {
 		return nil, err
 	}
@@ -112,13 +111,13 @@ func (s *Server) GetBuild(ctx context.Context, req *holdfastv1.GetBuildRequest) 
 	if err != nil {
 		return nil, err
 	}
-	away, err := s.awayInstances(ctx)
+	away, err := s.awayInstances(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	m, err := encodeRecord(r, away)
-	if err != nil {
-		return nil, rpcerr.New(rpcerr.Internal, "%v", err)
+	m := encodeRecord(r, away)
+	if m.Spec, err = encodeSpec(&r.Build); err != nil {
+		return nil, err
 	}
 	return &holdfastv1.GetBuildResponse{Build: m}, nil
 }
@@ -134,7 +133,7 @@ func (s *Server) ListBuilds(ctx context.Context, req *holdfastv1.ListBuildsReque
 			return nil, err
 		}
 	}
-	f := store.BuildFilter{Name: req.GetName(), Before: lifecycle.BuildID(req.GetBeforeId()), Limit: min(int(req.GetLimit()), maxBatch)}
+	f := store.BuildFilter{Name: req.GetName(), Before: lifecycle.BuildID(req.GetBeforeId()), Limit: int(min(req.GetLimit(), maxBatch)), WithoutSpec: true}
 	for _, state := range req.GetStates() {
 		st := lifecycle.BuildState(state)
 		switch st {
@@ -151,20 +150,21 @@ func (s *Server) ListBuilds(ctx context.Context, req *holdfastv1.ListBuildsReque
 	if err != nil {
 		return nil, refusal(err)
 	}
-	var away map[lifecycle.InstanceID]bool
-	if req.GetWithAttempts() {
-		if away, err = s.awayInstances(ctx); err != nil {
+	if len(builds) == 0 && f.Before != "" {
+		// The end of the list, or was there never such a build?
+		if _, err := s.record(ctx, req.GetBeforeId()); err != nil {
 			return nil, err
 		}
 	}
 	resp := &holdfastv1.ListBuildsResponse{}
 	size := 0
 	for i := range builds {
-		m, err := s.listed(ctx, &builds[i], req.GetWithAttempts(), away)
-		if err != nil {
-			return nil, err
+		m := encodeBuild(&builds[i])
+		if req.GetWithAttempts() {
+			if m, err = s.evidence(ctx, builds[i].ID); err != nil {
+				return nil, err
+			}
 		}
-		m.Spec = nil
 		if size += proto.Size(m); size > maxReply && i > 0 {
 			break
 		}
@@ -173,24 +173,17 @@ func (s *Server) ListBuilds(ctx context.Context, req *holdfastv1.ListBuildsReque
 	return resp, nil
 }
 
-// listed encodes one row of a listing; withAttempts adds the evidence: the
-// attempts, each with its last lines.
-func (s *Server) listed(ctx context.Context, b *lifecycle.Build, withAttempts bool, away map[lifecycle.InstanceID]bool) (*holdfastv1.Build, error) {
-	if !withAttempts {
-		m, err := encodeBuild(b)
-		if err != nil {
-			return nil, rpcerr.New(rpcerr.Internal, "%v", err)
-		}
-		return m, nil
-	}
-	r, err := s.store.Record(ctx, b.ID)
+// evidence encodes a build with its attempts, each with its last lines.
+func (s *Server) evidence(ctx context.Context, id lifecycle.BuildID) (*holdfastv1.Build, error) {
+	r, err := s.store.Record(ctx, id)
 	if err != nil {
 		return nil, refusal(err)
 	}
-	m, err := encodeRecord(r, away)
+	away, err := s.awayInstances(ctx, r)
 	if err != nil {
-		return nil, rpcerr.New(rpcerr.Internal, "%v", err)
+		return nil, err
 	}
+	m := encodeRecord(r, away)
 	for i, a := range r.Attempts {
 		if m.Attempts[i].LastLines, err = s.lastLines(ctx, a); err != nil {
 			return nil, err
@@ -215,44 +208,4 @@ func (s *Server) record(ctx context.Context, text string) (*lifecycle.Record, er
 	}
 	r, err := s.store.Record(ctx, id)
 	return r, refusal(err)
-}
-
-// buildID checks an id that came from outside.
-func buildID(text string) (lifecycle.BuildID, error) {
-	if _, err := ulid.ParseStrict(text); err != nil {
-		return "", rpcerr.New(rpcerr.Invalid, "%.40q is no build id: an id is a ULID of 26 characters", text)
-	}
-	return lifecycle.BuildID(text), nil
-}
-
-// person checks what a person asks of a build.
-func person(req interface {
-	GetBuildId() string
-	GetReason() string
-	GetWho() string
-	GetRequestKey() string
-}) (lifecycle.BuildID, error) {
-	id, err := buildID(req.GetBuildId())
-	return id, first(err,
-		checkText("reason", req.GetReason(), maxText),
-		checkText("who", req.GetWho(), maxWord),
-		checkText("request key", req.GetRequestKey(), maxWord))
-}
-
-// checkText checks words that came from outside. Databases take no NUL.
-func checkText(what, text string, most int) error {
-	if len(text) > most || !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
-		return rpcerr.New(rpcerr.Invalid, "%s: at most %d bytes of UTF-8, without NUL", what, most)
-	}
-	return nil
-}
-
-// first returns the first error.
-func first(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }

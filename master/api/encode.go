@@ -9,13 +9,11 @@ import (
 	"holdfast/master/spec"
 	"holdfast/master/spec/specpb"
 	holdfastv1 "holdfast/proto/holdfast/v1"
+	"holdfast/proto/rpcerr"
 )
 
-func encodeBuild(b *lifecycle.Build) (*holdfastv1.Build, error) {
-	parsed, err := spec.Unmarshal(b.Spec)
-	if err != nil {
-		return nil, fmt.Errorf("spec of build %s: %w", b.ID, err)
-	}
+// encodeBuild encodes all of a build but its spec.
+func encodeBuild(b *lifecycle.Build) *holdfastv1.Build {
 	return &holdfastv1.Build{
 		Id:                string(b.ID),
 		Name:              b.Name,
@@ -30,21 +28,25 @@ func encodeBuild(b *lifecycle.Build) (*holdfastv1.Build, error) {
 		NotBeforeUs:       micros(b.NotBefore),
 		Cause:             string(b.Cause),
 		Detail:            b.Detail,
-		Spec:              specpb.Encode(parsed),
-	}, nil
+	}
+}
+
+func encodeSpec(b *lifecycle.Build) (*holdfastv1.BuildSpec, error) {
+	parsed, err := spec.Unmarshal(b.Spec)
+	if err != nil {
+		return nil, rpcerr.New(rpcerr.Internal, "spec of build %s: %v", b.ID, err)
+	}
+	return specpb.Encode(parsed), nil
 }
 
 // encodeRecord encodes a build with its attempts; away tells whose slaves are
 // away.
-func encodeRecord(r *lifecycle.Record, away map[lifecycle.InstanceID]bool) (*holdfastv1.Build, error) {
-	m, err := encodeBuild(&r.Build)
-	if err != nil {
-		return nil, err
-	}
+func encodeRecord(r *lifecycle.Record, away map[lifecycle.InstanceID]bool) *holdfastv1.Build {
+	m := encodeBuild(&r.Build)
 	for _, a := range r.Attempts {
 		m.Attempts = append(m.Attempts, encodeAttempt(a, a.State.Live() && away[a.Instance]))
 	}
-	return m, nil
+	return m
 }
 
 func encodeAttempt(a *lifecycle.Attempt, away bool) *holdfastv1.Attempt {

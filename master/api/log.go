@@ -11,8 +11,9 @@ import (
 	"holdfast/proto/rpcerr"
 )
 
-// readAhead is how many stored bytes are read from the store at once.
-const readAhead = 256 << 10
+// readAhead is how many stored bytes are read from the store at once; what one
+// reader may hold in memory. A chunk is at most as long (P-limits).
+const readAhead = 64 << 10
 
 // ReadLog streams raw log bytes; see the service's comment.
 func (s *Server) ReadLog(req *holdfastv1.ReadLogRequest, stream holdfastv1.ControlService_ReadLogServer) error {
@@ -22,26 +23,42 @@ func (s *Server) ReadLog(req *holdfastv1.ReadLogRequest, stream holdfastv1.Contr
 	case req.GetOffset() > 0 && req.GetStepNumber() == 0:
 		return rpcerr.New(rpcerr.Invalid, "an offset needs a step number")
 	}
-	defer s.metrics.following("log")()
+	over, err := s.follow("log")
+	if err != nil {
+		return err
+	}
+	defer over()
 	ctx := stream.Context()
 	attempt, err := s.attemptOf(ctx, req)
 	if err != nil {
 		return err
 	}
-	reader := &logReader{server: s, build: lifecycle.BuildID(req.GetBuildId()), attempt: attempt.ID, follow: req.GetFollow(),
+	number := uint32(attempt.Number)
+	reader := &logReader{server: s, build: lifecycle.BuildID(req.GetBuildId()), attempt: attempt, looked: time.Now(), follow: req.GetFollow(),
 		send: func(step *lifecycle.Step, offset int64, data []byte) error {
 			s.metrics.logBytes.Add(float64(len(data)))
 			return stream.Send(&holdfastv1.ReadLogResponse{
-				AttemptNumber: uint32(attempt.Number), StepNumber: uint32(step.Number), Offset: offset, Data: data,
+				AttemptNumber: number, StepNumber: uint32(step.Number), Offset: offset, Data: data,
 			})
 		}}
 	if n := int(req.GetStepNumber()); n > 0 {
 		if n > len(attempt.Steps) {
 			return rpcerr.New(rpcerr.NotFound, "attempt %d has %d steps, no step %d", attempt.Number, len(attempt.Steps), n)
 		}
+		if mark := attempt.Steps[n-1].LogMark; req.GetOffset() > mark {
+			// To whoever had more once: the store was restored.
+			return rpcerr.New(rpcerr.Invalid, "offset %d is beyond the %d bytes that there are of the log", req.GetOffset(), mark)
+		}
 		return reader.step(ctx, n-1, req.GetOffset())
 	}
 	for i := range attempt.Steps {
+		// What was lost when the step before began may have come back. A look
+		// at each of a thousand steps would take seconds.
+		if reader.follow && reader.attempt.State == lifecycle.AttemptLost && time.Since(reader.looked) > time.Second {
+			if err := reader.look(ctx); err != nil {
+				return err
+			}
+		}
 		if err := reader.step(ctx, i, 0); err != nil {
 			return err
 		}
@@ -93,7 +110,8 @@ func (s *Server) wait(ctx context.Context, hints *notify.Subscription, longest t
 type logReader struct {
 	server  *Server
 	build   lifecycle.BuildID
-	attempt lifecycle.AttemptID
+	attempt *lifecycle.Attempt // as last looked at
+	looked  time.Time
 	follow  bool
 	send    func(step *lifecycle.Step, offset int64, data []byte) error
 }
@@ -102,23 +120,17 @@ type logReader struct {
 // to its final byte.
 func (l *logReader) step(ctx context.Context, index int, offset int64) error {
 	s := l.server
+	// The look at the attempt is older than the subscription, which therefore
+	// begins with a hint.
 	hints := s.cfg.Hub.Subscribe(
-		notify.Key{Kind: notify.Log, ID: string(l.attempt)},
+		notify.Key{Kind: notify.Log, ID: string(l.attempt.ID)},
 		notify.Key{Kind: notify.Build, ID: string(l.build)})
 	defer hints.Close()
 	for {
 		// First whether there can be more, then what there is: bytes that
 		// arrive in between are left for the next round.
-		r, err := s.store.Record(ctx, l.build)
-		if err != nil {
-			return refusal(err)
-		}
-		a := r.Attempt(l.attempt)
-		if a == nil || index >= len(a.Steps) {
-			return rpcerr.New(rpcerr.NotFound, "attempt %s of build %s is gone", l.attempt, l.build)
-		}
-		step := &a.Steps[index]
-		over, err := l.over(ctx, a, step)
+		step := &l.attempt.Steps[index]
+		over, err := l.over(ctx, l.attempt, step)
 		if err != nil {
 			return err
 		}
@@ -129,13 +141,30 @@ func (l *logReader) step(ctx context.Context, index int, offset int64) error {
 			return nil
 		}
 		longest := s.cfg.SafetyPoll
-		if !a.State.Live() {
+		if !l.attempt.State.Live() {
 			longest = min(longest, awayAfter) // time alone may end it; see over
 		}
 		if err := s.wait(ctx, hints, longest); err != nil {
 			return err
 		}
+		if err := l.look(ctx); err != nil {
+			return err
+		}
 	}
+}
+
+// look reads the attempt anew.
+func (l *logReader) look(ctx context.Context) error {
+	r, err := l.server.store.Record(ctx, l.build)
+	if err != nil {
+		return refusal(err)
+	}
+	a := r.Attempt(l.attempt.ID)
+	if a == nil {
+		return rpcerr.New(rpcerr.NotFound, "attempt %s of build %s is gone", l.attempt.ID, l.build)
+	}
+	l.attempt, l.looked = a, time.Now()
+	return nil
 }
 
 // upTo sends what the store had when step was read, from offset on.
@@ -152,6 +181,7 @@ func (l *logReader) upTo(ctx context.Context, step *lifecycle.Step, offset int64
 			if offset, err = l.sendChunk(step, &chunks[i], offset); err != nil {
 				return 0, err
 			}
+			chunks[i] = store.LogChunk{} // nobody knows when the next one is read
 		}
 	}
 	return offset, nil

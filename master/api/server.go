@@ -8,7 +8,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc"
+	"golang.org/x/sync/semaphore"
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/notify"
@@ -51,7 +51,14 @@ type Config struct {
 	// SafetyPoll is how often a stream looks without a hint. It only matters
 	// when a hint was lost, which cannot happen within one process. Default: 1 h.
 	SafetyPoll time.Duration
+	// MaxStreams bounds the logs and events that are followed at a time; one
+	// more is refused with NOT_READY. A stream whose reader does not read holds
+	// up to about 300 KiB. Default: 5,000.
+	MaxStreams int
 }
+
+// defaultMaxStreams is Config's default.
+const defaultMaxStreams = 5000
 
 // Server implements ControlService and the HTTP endpoints. It is safe for
 // concurrent use.
@@ -62,6 +69,7 @@ type Server struct {
 	metrics *metrics
 	logs    *zstd.Decoder
 	started time.Time
+	streams *semaphore.Weighted // open ones
 }
 
 // New makes a server.
@@ -75,6 +83,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.SafetyPoll <= 0 {
 		cfg.SafetyPoll = time.Hour
 	}
+	if cfg.MaxStreams <= 0 {
+		cfg.MaxStreams = defaultMaxStreams
+	}
 	m, err := newMetrics(cfg.Metrics)
 	if err != nil {
 		return nil, err
@@ -83,11 +94,21 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{cfg: cfg, store: cfg.Store, metrics: m, logs: logs, started: time.Now()}, nil
+	return &Server{cfg: cfg, store: cfg.Store, metrics: m, logs: logs, started: time.Now(),
+		streams: semaphore.NewWeighted(int64(cfg.MaxStreams))}, nil
 }
 
-// Register adds the service to a gRPC server.
-func (s *Server) Register(g grpc.ServiceRegistrar) { holdfastv1.RegisterControlServiceServer(g, s) }
+// follow admits a stream. The caller calls over at its end.
+func (s *Server) follow(kind string) (over func(), err error) {
+	if !s.streams.TryAcquire(1) {
+		return nil, rpcerr.New(rpcerr.NotReady, "the master serves %d streams of logs and events, its limit; try again later", s.cfg.MaxStreams)
+	}
+	counted := s.metrics.following(kind)
+	return func() {
+		counted()
+		s.streams.Release(1)
+	}, nil
+}
 
 // GetMaster says who answers.
 func (s *Server) GetMaster(context.Context, *holdfastv1.GetMasterRequest) (*holdfastv1.GetMasterResponse, error) {

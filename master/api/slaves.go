@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"holdfast/master/lifecycle"
@@ -53,8 +54,12 @@ func (s *Server) ListSlaves(ctx context.Context, _ *holdfastv1.ListSlavesRequest
 	return resp, nil
 }
 
-// awayInstances returns the slaves that are shown as away.
-func (s *Server) awayInstances(ctx context.Context) (map[lifecycle.InstanceID]bool, error) {
+// awayInstances returns the slaves that are shown as away, as far as it matters
+// to r.
+func (s *Server) awayInstances(ctx context.Context, r *lifecycle.Record) (map[lifecycle.InstanceID]bool, error) {
+	if !slices.ContainsFunc(r.Attempts, func(a *lifecycle.Attempt) bool { return a.State.Live() }) {
+		return nil, nil
+	}
 	rows, err := s.store.Slaves(ctx)
 	if err != nil {
 		return nil, refusal(err)

@@ -10,23 +10,32 @@ import (
 )
 
 const (
-	eventPage = 500
+	eventPage = 32 // events; what one reader may hold in memory
 	maxTopics = 100
 )
 
 // Watch streams events in commit order; see the service's comment. A reader
-// that is slow only falls behind: events are read from the store, so nothing
-// is kept for it in memory.
+// that is slow only falls behind: events are read from the store, a few at a
+// time, so that next to nothing is kept for it in memory.
 func (s *Server) Watch(req *holdfastv1.WatchRequest, stream holdfastv1.ControlService_WatchServer) error {
 	if len(req.GetTopics()) > maxTopics {
 		return rpcerr.New(rpcerr.Invalid, "%d topics; at most %d", len(req.GetTopics()), maxTopics)
+	}
+	for _, topic := range req.GetTopics() {
+		if err := checkTopic(topic); err != nil {
+			return err
+		}
 	}
 	if req.GetBuildId() != "" {
 		if _, err := buildID(req.GetBuildId()); err != nil {
 			return err
 		}
 	}
-	defer s.metrics.following("events")()
+	over, err := s.follow("events")
+	if err != nil {
+		return err
+	}
+	defer over()
 	ctx := stream.Context()
 	// Subscribed before the first read: what is committed after that read
 	// leaves a hint.

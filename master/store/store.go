@@ -65,6 +65,9 @@ type BuildFilter struct {
 	Name   string
 	Before lifecycle.BuildID // only builds created before this one
 	Limit  int               // 0: 100
+	// WithoutSpec leaves out Build.Spec: one can be a thousand times as large as
+	// the rest.
+	WithoutSpec bool
 }
 
 // Slave is what the store keeps of a slave, one row per instance.

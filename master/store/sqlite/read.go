@@ -130,7 +130,11 @@ func buildsQuery(f store.BuildFilter) (string, []any) {
 			args = append(args, string(state))
 		}
 	}
-	query := `SELECT ` + buildColumns + ` FROM builds`
+	columns := buildColumns
+	if f.WithoutSpec {
+		columns = buildColumnsWithoutSpec
+	}
+	query := `SELECT ` + columns + ` FROM builds`
 	if len(where) > 0 {
 		query += ` WHERE ` + strings.Join(where, ` AND `)
 	}

@@ -55,9 +55,13 @@ func text(v any) string {
 	return string(b)
 }
 
-const buildColumns = `id, name, spec, policy, reason, submitter, state, cause, detail, wait,
+const (
+	buildColumns            = `id, name, spec, ` + otherBuildColumns
+	buildColumnsWithoutSpec = `id, name, NULL, ` + otherBuildColumns
+	otherBuildColumns       = `policy, reason, submitter, state, cause, detail, wait,
 	created_us, queued_us, not_before_us, started_us, finished_us,
 	transient_failures, granted, lost_by, wait_number, wait_from_us`
+)
 
 func scanBuild(r row, b *lifecycle.Build) error {
 	var policy, lostBy string

@@ -336,4 +336,18 @@ func testListing(r *rig) {
 			r.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}
+	whole, err := r.s.Builds(r.ctx, store.BuildFilter{})
+	brief, errBrief := r.s.Builds(r.ctx, store.BuildFilter{WithoutSpec: true})
+	if err != nil || errBrief != nil {
+		r.Fatal(err, errBrief)
+	}
+	for i := range whole {
+		if len(whole[i].Spec) == 0 {
+			r.Errorf("build %s has no spec", whole[i].ID)
+		}
+		whole[i].Spec = nil
+	}
+	if diff := cmp.Diff(whole, brief); diff != "" {
+		r.Errorf("a listing without specs differs in more than those (-whole +brief):\n%s", diff)
+	}
 }

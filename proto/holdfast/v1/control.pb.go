@@ -238,7 +238,7 @@ type ListBuildsRequest struct {
 	// States to list; empty: all.
 	States []string `protobuf:"bytes,1,rep,name=states,proto3" json:"states,omitempty"`
 	Name   string   `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// Limit of rows; 0: 100.
+	// Limit of rows; 0: 100; at most 1,000.
 	Limit uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
 	// Before_id continues a listing: only builds created before this one.
 	BeforeId string `protobuf:"bytes,4,opt,name=before_id,json=beforeId,proto3" json:"before_id,omitempty"`
@@ -904,7 +904,8 @@ type WatchRequest struct {
 	Since uint64 `protobuf:"varint,1,opt,name=since,proto3" json:"since,omitempty"`
 	// From_now starts with the next event and ignores since.
 	FromNow bool `protobuf:"varint,2,opt,name=from_now,json=fromNow,proto3" json:"from_now,omitempty"`
-	// Topics are prefixes ("build", "build.shelved"); empty: all.
+	// Topics are prefixes that end at a dot ("build", "build.shelved"), or "*";
+	// empty: all.
 	Topics []string `protobuf:"bytes,3,rep,name=topics,proto3" json:"topics,omitempty"`
 	// Build_id narrows to one build; empty: all.
 	BuildId string `protobuf:"bytes,4,opt,name=build_id,json=buildId,proto3" json:"build_id,omitempty"`

@@ -43,28 +43,35 @@ const (
 //
 //	NOT_FOUND            no such build, attempt, step or slave.
 //	INVALID_ARGUMENT     the request cannot be right; the message says why.
-//	FAILED_PRECONDITION  not in this state (cancel of a final build, …).
+//	FAILED_PRECONDITION  not in this state (cancel of a final build, …), or,
+//	                     with reason WRONG_STORE, of an event beyond the newest.
 //	ALREADY_EXISTS       the request key or id was used with another body.
-//	UNAVAILABLE          stopping, or the store cannot commit: ask again.
+//	RESOURCE_EXHAUSTED   the request has more than 4 MiB.
+//	UNAVAILABLE          starting, stopping, the store cannot commit, or too
+//	                     many streams are open: ask again.
 type ControlServiceClient interface {
 	// SubmitBuild queues a build. Idempotent by build_id and by request_key
 	// (P-submit): the same call again gives the same answer.
 	SubmitBuild(ctx context.Context, in *SubmitBuildRequest, opts ...grpc.CallOption) (*SubmitBuildResponse, error)
 	// GetBuild returns a build with its attempts and steps.
 	GetBuild(ctx context.Context, in *GetBuildRequest, opts ...grpc.CallOption) (*GetBuildResponse, error)
-	// ListBuilds returns builds, newest first, without their attempts.
+	// ListBuilds returns builds, newest first, without their specs. A page may
+	// be shorter than its limit; only an empty one is the end.
 	ListBuilds(ctx context.Context, in *ListBuildsRequest, opts ...grpc.CallOption) (*ListBuildsResponse, error)
 	// CancelBuild makes the build cancelled at once, wherever its slave is.
 	// Idempotent: cancelling a cancelled build succeeds.
 	CancelBuild(ctx context.Context, in *CancelBuildRequest, opts ...grpc.CallOption) (*CancelBuildResponse, error)
-	// UnshelveBuild grants a shelved build one more attempt.
+	// UnshelveBuild grants a shelved build one more attempt, once per
+	// request_key. It wants a reason.
 	UnshelveBuild(ctx context.Context, in *UnshelveBuildRequest, opts ...grpc.CallOption) (*UnshelveBuildResponse, error)
 	// ExplainBuild says in words why a build is where it is.
 	ExplainBuild(ctx context.Context, in *ExplainBuildRequest, opts ...grpc.CallOption) (*ExplainBuildResponse, error)
 	// ListSlaves returns all slaves the store knows.
 	ListSlaves(ctx context.Context, in *ListSlavesRequest, opts ...grpc.CallOption) (*ListSlavesResponse, error)
 	// ReadLog streams the raw bytes of one step's log or of all steps of an
-	// attempt. With follow it ends exactly after the final byte.
+	// attempt. With follow it ends exactly after the final byte. A jump of the
+	// offsets is a gap. An offset beyond the bytes there are is INVALID_ARGUMENT:
+	// whoever had more once has to do with a restored store.
 	ReadLog(ctx context.Context, in *ReadLogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadLogResponse], error)
 	// Watch streams events in commit order, first the kept ones after since,
 	// then each new one as it is committed.
@@ -211,28 +218,35 @@ func (c *controlServiceClient) GetMaster(ctx context.Context, in *GetMasterReque
 //
 //	NOT_FOUND            no such build, attempt, step or slave.
 //	INVALID_ARGUMENT     the request cannot be right; the message says why.
-//	FAILED_PRECONDITION  not in this state (cancel of a final build, …).
+//	FAILED_PRECONDITION  not in this state (cancel of a final build, …), or,
+//	                     with reason WRONG_STORE, of an event beyond the newest.
 //	ALREADY_EXISTS       the request key or id was used with another body.
-//	UNAVAILABLE          stopping, or the store cannot commit: ask again.
+//	RESOURCE_EXHAUSTED   the request has more than 4 MiB.
+//	UNAVAILABLE          starting, stopping, the store cannot commit, or too
+//	                     many streams are open: ask again.
 type ControlServiceServer interface {
 	// SubmitBuild queues a build. Idempotent by build_id and by request_key
 	// (P-submit): the same call again gives the same answer.
 	SubmitBuild(context.Context, *SubmitBuildRequest) (*SubmitBuildResponse, error)
 	// GetBuild returns a build with its attempts and steps.
 	GetBuild(context.Context, *GetBuildRequest) (*GetBuildResponse, error)
-	// ListBuilds returns builds, newest first, without their attempts.
+	// ListBuilds returns builds, newest first, without their specs. A page may
+	// be shorter than its limit; only an empty one is the end.
 	ListBuilds(context.Context, *ListBuildsRequest) (*ListBuildsResponse, error)
 	// CancelBuild makes the build cancelled at once, wherever its slave is.
 	// Idempotent: cancelling a cancelled build succeeds.
 	CancelBuild(context.Context, *CancelBuildRequest) (*CancelBuildResponse, error)
-	// UnshelveBuild grants a shelved build one more attempt.
+	// UnshelveBuild grants a shelved build one more attempt, once per
+	// request_key. It wants a reason.
 	UnshelveBuild(context.Context, *UnshelveBuildRequest) (*UnshelveBuildResponse, error)
 	// ExplainBuild says in words why a build is where it is.
 	ExplainBuild(context.Context, *ExplainBuildRequest) (*ExplainBuildResponse, error)
 	// ListSlaves returns all slaves the store knows.
 	ListSlaves(context.Context, *ListSlavesRequest) (*ListSlavesResponse, error)
 	// ReadLog streams the raw bytes of one step's log or of all steps of an
-	// attempt. With follow it ends exactly after the final byte.
+	// attempt. With follow it ends exactly after the final byte. A jump of the
+	// offsets is a gap. An offset beyond the bytes there are is INVALID_ARGUMENT:
+	// whoever had more once has to do with a restored store.
 	ReadLog(*ReadLogRequest, grpc.ServerStreamingServer[ReadLogResponse]) error
 	// Watch streams events in commit order, first the kept ones after since,
 	// then each new one as it is committed.
