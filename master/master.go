@@ -113,6 +113,7 @@ func New(cfg Config) (*Master, error) {
 		return nil, err
 	}
 	m.grpc = grpc.NewServer(
+		grpc.ForceServerCodecV2(api.Codec()),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(maxHeader),
 		grpc.ConnectionTimeout(dialGrace),

@@ -15,6 +15,11 @@ import (
 // reader may hold in memory. A chunk is at most as long (P-limits).
 const readAhead = 64 << 10
 
+// maxPiece bounds the log bytes of one message. With the rest of it they fit
+// 32 KiB: gRPC takes a buffer of 1 MiB for anything longer, and keeps it until
+// the reader has read.
+const maxPiece = 32<<10 - 256
+
 // ReadLog streams raw log bytes; see the service's comment.
 func (s *Server) ReadLog(req *holdfastv1.ReadLogRequest, stream holdfastv1.ControlService_ReadLogServer) error {
 	switch {
@@ -198,7 +203,14 @@ func (l *logReader) sendChunk(step *lifecycle.Step, c *store.LogChunk, offset in
 		return 0, rpcerr.New(rpcerr.Internal, "log of step %s at offset %d: %v", step.ID, c.Offset, err)
 	}
 	from := max(offset, c.Offset) // later than offset: bytes before it are lost
-	return end, l.send(step, from, raw[from-c.Offset:])
+	for raw = raw[from-c.Offset:]; len(raw) > 0; {
+		piece := raw[:min(len(raw), maxPiece)]
+		if err := l.send(step, from, piece); err != nil {
+			return 0, err
+		}
+		from, raw = from+int64(len(piece)), raw[len(piece):]
+	}
+	return end, nil
 }
 
 // over reports whether no more bytes are to be expected of a step's log.

@@ -283,7 +283,7 @@ func TestLargeLog(t *testing.T) {
 		follower <- got
 	}()
 	var all strings.Builder
-	for i := range 200 {
+	for i := range 100 {
 		text := strings.Repeat(fmt.Sprintf("%015d\n", i), 64<<10/16)
 		all.WriteString(text)
 		st.Log(0, text)

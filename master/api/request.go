@@ -9,8 +9,9 @@ import (
 
 	"github.com/oklog/ulid/v2"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/encoding"
+	protocodec "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -26,17 +27,33 @@ const (
 	maxWord = 255  // bytes of a name, a request key, a topic
 )
 
-// Register adds the service to a gRPC server.
-//
-// What gRPC cannot decode it answers as a failure of the server, without a
-// reason, so its decoding is replaced.
+// Codec is the codec that a gRPC server needs for Register: the usual one, but
+// it leaves our requests to us. What gRPC cannot decode it answers as a failure
+// of the server, without a reason, before anybody is asked.
+func Codec() encoding.CodecV2 { return codec{encoding.GetCodecV2(protocodec.Name)} }
+
+type codec struct{ encoding.CodecV2 }
+
+// Unmarshal implements encoding.CodecV2.
+func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if raw, ok := v.(*rawRequest); ok {
+		raw.data = data.Materialize()
+		return nil
+	}
+	return c.CodecV2.Unmarshal(data, v)
+}
+
+// rawRequest is a request that is not decoded yet.
+type rawRequest struct{ data []byte }
+
+// Register adds the service to a gRPC server, which must have Codec.
 func (s *Server) Register(g grpc.ServiceRegistrar) {
 	desc := holdfastv1.ControlService_ServiceDesc
 	desc.Methods = slices.Clone(desc.Methods)
 	for i := range desc.Methods {
 		handle := desc.Methods[i].Handler
-		desc.Methods[i].Handler = func(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-			return handle(srv, ctx, func(into any) error { return decodeRequest(decode, into) }, interceptor)
+		desc.Methods[i].Handler = func(srv any, ctx context.Context, receive func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+			return handle(srv, ctx, func(into any) error { return decodeRequest(receive, into) }, interceptor)
 		}
 	}
 	desc.Streams = slices.Clone(desc.Streams)
@@ -49,27 +66,31 @@ func (s *Server) Register(g grpc.ServiceRegistrar) {
 	g.RegisterService(&desc, s)
 }
 
-// decodeRequest decodes a request in two steps. The first takes the bytes as the
-// unknown fields of an empty message: before the second one makes objects of
-// them it can be told how many.
-func decodeRequest(decode func(any) error, into any) error {
-	var raw holdfastv1.GetMasterRequest
-	if err := decode(&raw); err != nil {
-		return undecodable(err)
+// requestStream is a stream whose one request is decoded by decodeRequest.
+type requestStream struct{ grpc.ServerStream }
+
+// RecvMsg implements grpc.ServerStream.
+func (s requestStream) RecvMsg(into any) error { return decodeRequest(s.ServerStream.RecvMsg, into) }
+
+// decodeRequest receives a request and decodes it.
+func decodeRequest(receive func(any) error, into any) error {
+	var raw rawRequest
+	if err := receive(&raw); err != nil {
+		return err
 	}
-	data := raw.ProtoReflect().GetUnknown()
 	message, ok := into.(proto.Message)
 	if !ok {
 		return rpcerr.New(rpcerr.Internal, "request of type %T", into)
 	}
 	if submit, ok := message.(*holdfastv1.SubmitBuildRequest); ok {
 		// A step without content takes 2 bytes, and 200 in memory.
-		if n := countSteps(submit, data); n > spec.MaxSteps {
+		if n := countSteps(submit, raw.data); n > spec.MaxSteps {
 			return rpcerr.New(rpcerr.Invalid, "spec: steps: expected at most %d steps, found %d", spec.MaxSteps, n)
 		}
 	}
-	if err := proto.Unmarshal(data, message); err != nil {
-		return undecodable(err)
+	if err := proto.Unmarshal(raw.data, message); err != nil {
+		// It may quote what it could not read.
+		return rpcerr.New(rpcerr.Invalid, "the request cannot be decoded: %s", strings.ToValidUTF8(err.Error(), "\uFFFD"))
 	}
 	return nil
 }
@@ -105,27 +126,6 @@ func eachField(data []byte, number protowire.Number, fn func([]byte)) {
 		}
 		data = data[n:]
 	}
-}
-
-// requestStream refuses the undecodable request of a stream with a reason.
-type requestStream struct{ grpc.ServerStream }
-
-// RecvMsg implements grpc.ServerStream.
-func (s requestStream) RecvMsg(m any) error {
-	err := s.ServerStream.RecvMsg(m)
-	switch status.Code(err) {
-	case codes.Internal:
-		return undecodable(err)
-	case codes.ResourceExhausted:
-		return rpcerr.New(rpcerr.TooLarge, "%s", status.Convert(err).Message())
-	default:
-		return err
-	}
-}
-
-func undecodable(err error) error {
-	text := status.Convert(err).Message()
-	return rpcerr.New(rpcerr.Invalid, "the request cannot be decoded: %s", strings.ToValidUTF8(text, "\uFFFD"))
 }
 
 // buildID checks an id that came from outside. The text form is what the store

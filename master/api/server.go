@@ -53,7 +53,7 @@ type Config struct {
 	SafetyPoll time.Duration
 	// MaxStreams bounds the logs and events that are followed at a time; one
 	// more is refused with NOT_READY. A stream whose reader does not read holds
-	// up to about 300 KiB. Default: 5,000.
+	// half a MiB at most. Default: 5,000.
 	MaxStreams int
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	eventPage = 32 // events; what one reader may hold in memory
+	eventPage = 16 // events; what one reader may hold in memory
 	maxTopics = 100
 )
 
