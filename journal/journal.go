@@ -121,7 +121,8 @@ func (j *Journal) Append(ctx context.Context, writes ...Write) error {
 
 // AckLater is Append of an Ack that nobody waits for: the writer adds it to its next transaction, or gives it one
 // of its own as soon as nothing else waits. Of several for one stream the highest counts. A crash may lose it, which is
-// harmless: the master repeats its ACKs. One that does not fit the stream (unknown, or beyond its end) is logged and ignored.
+// harmless: the master repeats its ACKs. One for a stream that is not there, perhaps dropped meanwhile, frees nothing;
+// one beyond a stream's end is logged and ignored.
 func (j *Journal) AckLater(stream string, seq uint64) {
 	j.ackMu.Lock()
 	if j.acks == nil {

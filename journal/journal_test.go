@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -122,6 +124,39 @@ func TestGrouped(t *testing.T) {
 	}
 	waitFor(t, func() bool { return j.Stats().Entries == streams })
 	t.Logf("%d transactions for %d appends", s.Commits, streams*each)
+}
+
+// TestAckLater: an ACK that comes when its stream is dropped is nothing to worry people with; one beyond the end is.
+func TestAckLater(t *testing.T) {
+	var log bytes.Buffer // written by the writer only; read when it has ended
+	j, _, stop := journaltest.OpenStop(t, journal.Config{Reserve: 64 << 10, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	for n := range 200 {
+		name := fmt.Sprint("s", n)
+		if err := j.Append(t.Context(), journal.Write{Stream: name, Entries: entries(1, 4)}); err != nil {
+			t.Fatal(err)
+		}
+		drop := make(chan error, 1)
+		go func() { drop <- j.Append(t.Context(), journal.Write{Stream: name, Drop: true}) }()
+		j.AckLater(name, 4)
+		if err := <-drop; err != nil {
+			t.Fatal(err)
+		}
+		j.AckLater(name, 4)
+	}
+	if err := j.Append(t.Context(), journal.Write{Stream: "s", Entries: entries(1, 4)}); err != nil {
+		t.Fatal(err)
+	}
+	j.AckLater("s", 5)
+	if err := j.Append(t.Context(), journal.Write{Stream: "t", Entries: entries(1, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	if info, ok, err := j.Info("s"); err != nil || !ok || info.Acked != 0 || info.Entries != 1 {
+		t.Errorf("after an ACK beyond the end: %+v, %v", info, err)
+	}
+	stop()
+	if got := strings.Count(log.String(), "acknowledgement ignored"); got != 1 {
+		t.Errorf("%d ACKs told of, want the one beyond the end:\n%s", got, log.String())
+	}
 }
 
 func readAll(t *testing.T, j *journal.Journal, stream string) {

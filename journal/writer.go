@@ -239,6 +239,9 @@ func (j *Journal) addAcks(p *plan) map[string]uint64 {
 	j.acks = nil
 	j.ackMu.Unlock()
 	for name, seq := range acks {
+		if s, staged := p.streams[name]; s == nil && (staged || j.streams[name] == nil) {
+			continue // dropped meanwhile: there is nothing left to free
+		}
 		if err := j.addToPlan(p, []Write{{Stream: name, Ack: seq}}); err != nil {
 			j.cfg.Logger.Warn("acknowledgement ignored", "stream", name, "seq", seq, "err", err)
 		}
