@@ -86,7 +86,7 @@ func listBuilds(ctx context.Context, m *client.Client, req *holdfastv1.ListBuild
 		switch {
 		case limit > 0 && len(builds) > limit:
 			return builds[:limit], true, nil
-		case len(got) < page:
+		case len(got) == 0: // a page that is merely short was a long one
 			return builds, false, nil
 		}
 		req.BeforeId = builds[len(builds)-1].GetId()
