@@ -1,7 +1,8 @@
 // Package e2e tests holdfast from outside: the real binary, separate master
 // and slave processes, a TCP proxy between them that can be cut, and kill -9.
 //
-// Everything is read through the CLI that scripts use, so that its contract is
+// What must be on a disk before it is said is read off the system calls, by
+// strace. Everything else is read through the CLI that scripts use, so that its contract is
 // tested on the way. Tests are quick by default; -e2e.slow runs them with the
 // outages that the documentation talks about.
 package e2e

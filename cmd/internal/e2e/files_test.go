@@ -49,10 +49,10 @@ func TestJournalCorrupt(t *testing.T) {
 			if err := os.WriteFile(path, damage(b), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			touch(t, gate) // for the second attempt
 			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-				t.Fatal(err) // or the first one ends by itself
+				t.Fatal(err)
 			}
+			touch(t, gate) // for the second attempt; the first one must not see it
 			slave.start()
 			built := f.settled(id, 60*time.Second, "succeeded", "failed", "shelved")
 			if a := built.Attempts[0]; built.State != "succeeded" || len(built.Attempts) != 2 || a.State != "failed" || a.Cause == nil || *a.Cause != "journal_lost" {

@@ -35,14 +35,14 @@ func TestClone(t *testing.T) {
 			t.Errorf("the event is %+v; it does not name both hosts", e)
 		}
 		before, epoch := f.link.dialled(), f.slaves()[0].Epoch
-		id := f.submit("name: work\nsteps:\n  - {name: s, run: 'echo $PPID; sleep 4'}\n")
+		id := f.submit("name: work\nsteps:\n  - {name: s, run: 'sleep 3'}\n")
 		oneAttempt(t, f.settled(id, 30*time.Second, "succeeded", "failed"))
 		list := f.slaves()
 		if len(list) != 1 || list[0].State != "connected" || list[0].Epoch != epoch {
 			t.Errorf("slaves: %+v, epoch %d before", list, epoch)
 		}
 		if n := f.link.dialled() - before; n > 20 {
-			t.Errorf("%d ends of connections in a build of 4 s", n)
+			t.Errorf("%d ends of connections in a build of 3 s", n)
 		}
 		if !strings.Contains(admitted.output(), `msg="attempt accepted"`) {
 			t.Error("the other one has run the build")
@@ -87,7 +87,7 @@ func TestClone(t *testing.T) {
 func TestRegisterOnce(t *testing.T) {
 	t.Parallel()
 	f := newFarm(t)
-	restarts := 40
+	restarts := 25
 	if slow {
 		restarts = 1000
 	}
