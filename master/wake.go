@@ -12,14 +12,23 @@ import (
 // the store, a missing one would delay somebody until the next hint.
 func keysOf(ops []store.Op, events []lifecycle.Event) []notify.Key {
 	set := make(map[notify.Key]struct{})
+	// Attempts whose updates or log bytes are in the group, and whether a log
+	// that became whole may be the last that their slaves had to tell.
+	last := make(map[lifecycle.AttemptID]bool)
+	told := func(id lifecycle.AttemptID, maybe bool) { last[id] = last[id] || maybe }
 	add := func(kind notify.Kind, id string) { set[notify.Key{Kind: kind, ID: id}] = struct{}{} }
 	for _, op := range ops {
 		switch op := op.(type) {
+		case *store.ApplyStatus:
+			told(op.Attempt, false) // if it is, an event of the attempt says so
 		case *store.ApplyLog:
 			add(notify.Log, string(op.Attempt))
+			told(op.Attempt, op.Last)
 		case *store.ApplyLogGap:
 			add(notify.Log, string(op.Attempt))
+			told(op.Attempt, true)
 		case *store.ApplyAbsent:
+			told(op.Attempt, true)
 			// It may free a slot, and end what a follower waits for, without
 			// an event.
 			add(notify.Queue, "")
@@ -44,7 +53,9 @@ func keysOf(ops []store.Op, events []lifecycle.Event) []notify.Key {
 				add(notify.Slave, e.Slave)
 			}
 		case "log":
-			if e.Slave != "" {
+			// What is wanted of an attempt that has not reported its end does not
+			// depend on its logs (lifecycle.Want).
+			if maybe, known := last[e.Attempt]; e.Slave != "" && (maybe || !known) {
 				add(notify.Slave, e.Slave)
 			}
 		case "slave":

@@ -118,6 +118,10 @@ type ApplyLog struct {
 
 	// results
 	Mark int64
+	// Last: the log is whole, and the slave has reported the attempt's end
+	// before, so that it may be told to forget it (P-forget). It outlives a try
+	// whose outcome was unknown.
+	Last bool
 	Err  error
 
 	emitted

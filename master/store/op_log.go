@@ -47,7 +47,9 @@ func (op *ApplyLog) apply(_ context.Context, g *group) error {
 	g.chunks = append(g.chunks, ChunkWrite{Step: s.ID, Received: op.Now, LogChunk: c})
 	g.moveLogMark(s, op.Session, end, chain.Update(s.LogCRC, op.Raw[len(op.Raw)-c.RawLen:]))
 	if s.full != nil && s.full.LogBytes >= 0 && end >= s.full.LogBytes {
-		g.record(s.Build).LogProgress(op.Now, s.Attempt, s.ID)
+		r := g.record(s.Build)
+		r.LogProgress(op.Now, s.Attempt, s.ID)
+		op.Last = r.Attempt(s.Attempt).Reported
 	}
 	op.Mark = end
 	return nil

@@ -1,0 +1,37 @@
+package master
+
+import (
+	"slices"
+	"testing"
+
+	"holdfast/master/lifecycle"
+	"holdfast/master/notify"
+	"holdfast/master/store"
+)
+
+// TestLogHints: a log that became whole makes a session look for a forget only
+// if it may be the last word of its attempt (P-forget).
+func TestLogHints(t *testing.T) {
+	whole := lifecycle.Event{Topic: lifecycle.TopicLogComplete, Build: "b", Attempt: "a", Slave: "s"}
+	ended := lifecycle.Event{Topic: lifecycle.TopicAttemptSucceeded, Build: "b", Attempt: "a", Slave: "s"}
+	for _, c := range []struct {
+		name   string
+		ops    []store.Op
+		events []lifecycle.Event
+		want   bool
+	}{
+		{"a step has ended", []store.Op{&store.ApplyStatus{Attempt: "a"}}, []lifecycle.Event{whole}, false},
+		{"the attempt, too", []store.Op{&store.ApplyStatus{Attempt: "a"}}, []lifecycle.Event{whole, ended}, true},
+		{"bytes of a running attempt", []store.Op{&store.ApplyLog{Attempt: "a"}}, []lifecycle.Event{whole}, false},
+		{"the last bytes", []store.Op{&store.ApplyLog{Attempt: "a", Last: true}, &store.ApplyLog{Attempt: "a"}}, []lifecycle.Event{whole}, true},
+		{"missing bytes", []store.Op{&store.ApplyLogGap{Attempt: "a"}, &store.ApplyStatus{Attempt: "a"}}, []lifecycle.Event{whole}, true},
+		{"not held any more", []store.Op{&store.ApplyAbsent{Attempt: "a"}}, []lifecycle.Event{whole}, true},
+		{"another attempt's bytes", []store.Op{&store.ApplyLog{Attempt: "other"}}, []lifecycle.Event{whole}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := slices.Contains(keysOf(c.ops, c.events), notify.Key{Kind: notify.Slave, ID: "s"}); got != c.want {
+				t.Errorf("the slave's session looks = %v, want %v", got, c.want)
+			}
+		})
+	}
+}
