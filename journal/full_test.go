@@ -305,6 +305,78 @@ func TestMaxBytes(t *testing.T) {
 	}
 }
 
+// TestRoom: whoever was told ErrFull and has ceased to append learns that there is room again, and only then; what is live
+// decides, or the disk.
+func TestRoom(t *testing.T) {
+	fill := func(t *testing.T, j *journal.Journal, urgent bool) {
+		t.Helper()
+		for n := 0; ; n++ {
+			w := journal.Write{Stream: "filler", Urgent: urgent, Puts: map[string][]byte{fmt.Sprint(urgent, n): make([]byte, 5_000)}}
+			if err := j.Append(t.Context(), w); errors.Is(err, journal.ErrFull) {
+				return
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	check := func(t *testing.T, j *journal.Journal, want error) {
+		t.Helper()
+		for range 2 { // to ask changes nothing
+			if err := j.Room(t.Context()); !errors.Is(err, want) {
+				t.Fatalf("Room = %v, want %v", err, want)
+			}
+			if full := j.Stats().Full; full != (want != nil) {
+				t.Fatalf("Full = %v", full)
+			}
+		}
+	}
+	refill := func(t *testing.T, j *journal.Journal) {
+		t.Helper()
+		check(t, j, nil)
+		fill(t, j, false)
+		check(t, j, journal.ErrFull)
+		fill(t, j, true) // to the brim: now urgent records are refused
+		check(t, j, journal.ErrFull)
+	}
+	t.Run("live bytes", func(t *testing.T) {
+		j := journaltest.Open(t, journal.Config{MaxBytes: 100_000, Reserve: 64 << 10})
+		for range 3 {
+			refill(t, j)
+			// An urgent record has room, an ordinary one has not.
+			if err := j.Append(t.Context(), journal.Write{Stream: "filler", Puts: map[string][]byte{"true0": nil}}); err != nil {
+				t.Fatal(err)
+			}
+			if err := j.Append(t.Context(), journal.Write{Stream: "urgent", Urgent: true, Puts: map[string][]byte{"k": nil, "l": {1}}}); err != nil {
+				t.Fatal(err)
+			}
+			check(t, j, journal.ErrFull)
+			if err := j.Append(t.Context(), journal.Write{Stream: "filler", Drop: true}, journal.Write{Stream: "urgent", Drop: true}); err != nil {
+				t.Fatal(err)
+			}
+			check(t, j, nil)
+		}
+	})
+	t.Run("disk", func(t *testing.T) {
+		eachDisk(t, func(t *testing.T, dir string) {
+			j := journaltest.Open(t, journal.Config{Path: filepath.Join(dir, "journal.db"), Reserve: 256 << 10})
+			filler := fillDisk(t, dir)
+			refill(t, j)
+			if err := os.Remove(filler); err != nil {
+				t.Fatal(err)
+			}
+			check(t, j, nil) // nobody tells a journal that the disk has room again
+		})
+	})
+	t.Run("too large for ever", func(t *testing.T) {
+		j := journaltest.Open(t, journal.Config{MaxBytes: 100_000, Reserve: 64 << 10})
+		w := journal.Write{Stream: "s", Puts: map[string][]byte{"k": make([]byte, 150_000)}}
+		if err := j.Append(t.Context(), w); !errors.Is(err, journal.ErrFull) {
+			t.Fatalf("append = %v", err)
+		}
+		check(t, j, nil)
+	})
+}
+
 // TestJournalSize (T-journal-size): after all ACKs the live bytes are zero and the file is as small as a new one.
 func TestJournalSize(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal.db")

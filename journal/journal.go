@@ -46,6 +46,7 @@ type Journal struct {
 	nextCommit     uint64
 	nextOrdinal    uint64
 	lastEntryPages float64
+	refused        int64 // bytes of the record that was refused last for want of room
 	// after a failed compaction: the number of transactions before the next try
 	compactAgainAt int64
 

@@ -18,7 +18,7 @@ type Stats struct {
 	ReserveBytes   int64 // what Config asked for
 	ReserveWhole   bool  // AvailableBytes ≥ ReserveBytes
 	GarbagePieces  int   // acknowledged or dropped, not yet removed
-	Full           bool  // the last ordinary record that came was refused
+	Full           bool  // a record was refused for want of room, and none was taken since, nor room found by Room
 
 	Commits       int64
 	CommitTime    time.Duration // sum; two fdatasyncs each

@@ -11,6 +11,7 @@ type request struct {
 	writes []Write
 	weight int        // updates, for the size of a group
 	bytes  int        // likewise
+	room   bool       // writes nothing: asks for room
 	done   chan error // one slot: the writer never waits for a caller that has left
 }
 
@@ -142,10 +143,19 @@ func (j *Journal) waiting(first *request) []*request {
 func (j *Journal) commitGroup(group []*request) error {
 	p := j.newPlan()
 	in := make([]*request, 0, len(group))
-	for _, r := range group {
+	for i, r := range group {
+		if r.room {
+			err := j.room()
+			r.done <- err
+			if errors.Is(err, ErrFatal) {
+				answer(append(in, group[i+1:]...), err)
+				return err
+			}
+			continue
+		}
 		if err := j.addToPlan(p, r.writes); err != nil {
 			if errors.Is(err, ErrFull) {
-				j.noteFull(err)
+				j.noteFull(err, r.bytes)
 			}
 			r.done <- fmt.Errorf("append: %w", err)
 			continue
@@ -176,8 +186,8 @@ func (j *Journal) commitGroup(group []*request) error {
 		answer(in, fmt.Errorf("append: %w", err))
 		return err
 	}
-	if p.ordinary && j.counts.full.CompareAndSwap(true, false) {
-		j.cfg.Logger.Info("journal has room again", "available_bytes", j.space.available())
+	if p.ordinary {
+		j.hasRoom()
 	}
 	answer(in, nil)
 	return nil
@@ -186,7 +196,11 @@ func (j *Journal) commitGroup(group []*request) error {
 // commitOneByOne: the group has no room as a whole, but some of it may: ACKs, urgent records, small ones. In
 // their order, as one may build on another; the ACKs nobody waits for first, as they make room.
 func (j *Journal) commitOneByOne(group []*request, acks map[string]uint64, full error) error {
-	j.noteFull(full)
+	bytes := 0
+	for _, r := range group {
+		bytes = max(bytes, r.bytes)
+	}
+	j.noteFull(full, bytes)
 	parts := make([][]*request, 0, len(group)+1)
 	switch {
 	case len(group) == 0:
@@ -212,12 +226,6 @@ func (j *Journal) commitOneByOne(group []*request, acks map[string]uint64, full 
 		}
 	}
 	return nil
-}
-
-func (j *Journal) noteFull(err error) {
-	if j.counts.full.CompareAndSwap(false, true) {
-		j.cfg.Logger.Info("journal is full", "err", err, "live_bytes", j.liveBytes)
-	}
 }
 
 func answer(group []*request, err error) {
