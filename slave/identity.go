@@ -110,18 +110,41 @@ func (id *identity) change(fn func(*identityFile)) error {
 	if err != nil {
 		return fmt.Errorf("encode identity: %w", err)
 	}
-	if err := writeFileDurably(id.path, append(b, '\n'), id.noSync); err != nil {
+	if err := id.replace(append(b, '\n')); err != nil {
 		return fmt.Errorf("write identity: %w", err)
 	}
 	id.file = next
-	// The next change must not need space (P-full). If there is none now, the
-	// next change may fail; until then nothing is wrong.
-	_ = reserveFile(id.path+tempSuffix, identityRoom)
 	return nil
 }
 
 // identityRoom is more than identity.json ever needs.
 const identityRoom = 4 << 10
+
+// replace makes b the content of identity.json. No change but the very first
+// needs space (P-full): the old file and the new one change places, so that
+// the old one's blocks are never given back, and are there for the next change.
+//
+// If we crash before the exchange, the old file stands, beside one that is
+// overwritten next time; after it the new one does, once the directory is synced.
+func (id *identity) replace(b []byte) error {
+	temp := id.path + tempSuffix
+	if err := writeWhole(temp, b, id.noSync); err != nil {
+		return err
+	}
+	err := exchangeFiles(temp, id.path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errors.ErrUnsupported) {
+		// The first one; or a file system without an exchange: there the next
+		// change has the blocks that can be had now. If there are none, it may
+		// fail; until then nothing is wrong.
+		if err = os.Rename(temp, id.path); err == nil {
+			_ = reserveFile(temp, identityRoom)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(id.path), id.noSync)
+}
 
 // tempSuffix names the file that becomes the new content by rename.
 const tempSuffix = ".new"
@@ -130,8 +153,23 @@ const tempSuffix = ".new"
 // old content or the new one.
 func writeFileDurably(path string, b []byte, noSync bool) error {
 	temp := path + tempSuffix
-	// Not truncated first: a reserved file keeps its blocks.
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE, 0o600)
+	err := writeWhole(temp, b, noSync)
+	if err == nil {
+		// If we crash before the rename the old file stands; after it, the new one
+		// does, once the directory is synced.
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		_ = os.Remove(temp) // half of it helps nobody, and takes room that is wanted
+		return err
+	}
+	return syncDir(filepath.Dir(path), noSync)
+}
+
+// writeWhole makes b the content of path, and durable.
+func writeWhole(path string, b []byte, noSync bool) error {
+	// Not truncated first: a file that is there keeps its blocks.
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
@@ -144,15 +182,27 @@ func writeFileDurably(path string, b []byte, noSync bool) error {
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
-	if err != nil {
+	return err
+}
+
+// makeDirDurably makes dir, and those above it that are not there, and makes
+// sure that none of their names can be lost: a name that is found may be only in
+// the page cache.
+func makeDirDurably(dir string, noSync bool) error {
+	parent := filepath.Dir(dir)
+	if _, err := os.Stat(parent); errors.Is(err, fs.ErrNotExist) && parent != dir {
+		if err := makeDirDurably(parent, noSync); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	// If we crash before the rename the old file stands; after it, the new one
-	// does, once the directory is synced.
-	if err := os.Rename(temp, path); err != nil {
-		return err
+	err := syncDir(parent, noSync)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil // not ours to read, so somebody else has put dir there for us
 	}
-	return syncDir(filepath.Dir(path), noSync)
+	return err
 }
 
 // syncDir makes the names in dir durable.

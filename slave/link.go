@@ -97,10 +97,10 @@ type localError struct{ err error }
 func (e *localError) Error() string { return e.err.Error() }
 func (e *localError) Unwrap() error { return e.err }
 
-// local marks err as ours. A full journal is not: it passes, and the next
-// session tries the same again.
+// local marks err as ours. A full journal or disk is not: it passes, and the
+// next session tries the same again.
 func local(err error) error {
-	if err == nil || errors.Is(err, journal.ErrFull) {
+	if err == nil || isNoSpace(err) && !errors.Is(err, journal.ErrFatal) {
 		return err
 	}
 	return &localError{err}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"runtime"
@@ -82,4 +83,17 @@ func reserveFile(path string, size int64) error {
 		err = nil
 	}
 	return errors.Join(err, f.Close())
+}
+
+// exchangeFiles lets two files change names, at once. ErrUnsupported: the file
+// system cannot.
+func exchangeFiles(a, b string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
+	if errors.Is(err, unix.EINVAL) {
+		return errors.ErrUnsupported
+	}
+	if err != nil {
+		return fmt.Errorf("exchange %s and %s: %w", a, b, err)
+	}
+	return nil
 }
