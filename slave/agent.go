@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -31,7 +29,8 @@ type Agent struct {
 	change  chan struct{} // one slot: an attempt ended, drained or went
 	drain   chan struct{} // closed by Drain
 	drained sync.Once
-	full    atomic.Bool // the journal refused an ordinary record and has taken none since
+	full    chan struct{} // one slot: the journal has refused a record
+	room    chan struct{} // one slot: it may take one now
 
 	// Set by Run before any goroutine starts; constant afterwards.
 	id      *identity
@@ -58,6 +57,8 @@ func New(cfg Config) (*Agent, error) {
 		work:     make(chan struct{}, 1),
 		change:   make(chan struct{}, 1),
 		drain:    make(chan struct{}),
+		full:     make(chan struct{}, 1),
+		room:     make(chan struct{}, 1),
 		runners:  cfg.Runners,
 		attempts: make(map[string]*attempt),
 	}
@@ -192,6 +193,7 @@ func (a *Agent) live(ctx context.Context, opened journal.Opened, journalDone *jo
 	}
 	g.Go(func() error { return l.run(gctx) })
 	g.Go(func() error { return a.watchRunners(gctx) })
+	g.Go(func() error { return a.watchRoom(gctx) })
 	g.Go(func() error { return a.awaitDrained(gctx) })
 	g.Go(func() error {
 		select {

@@ -14,8 +14,7 @@ import (
 	"holdfast/retry"
 )
 
-// fullRetry is how long a report waits for room in a full journal. An ACK ends
-// the wait at once.
+// fullRetry is how often a full journal is asked whether it has room again.
 const fullRetry = time.Second
 
 // attempt is one attempt on this slave, from its assignment to its tombstone.
@@ -97,20 +96,26 @@ func (t *attempt) run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, journal.ErrFull):
-			// Not fatal: hold, and try the same again. An ACK wakes us.
-			t.a.setJournalFull(true)
-			again = fullRetry
+			// Not fatal: hold, and try the same again. ACKs make room.
+			t.a.journalFull()
+			again = -fullRetry
 		case err != nil:
 			return fmt.Errorf("attempt %s: %w", t.meta.Attempt, err)
 		case t.isGone():
 			return nil
 		}
 		var timer <-chan time.Time
-		if again > 0 {
+		wake := t.wake
+		switch {
+		case again < 0:
+			// A failed try costs something each time: a file written, all processes
+			// looked at. Runners that print wake us a hundred times a second.
+			timer, wake = time.After(-again), nil
+		case again > 0:
 			timer = time.After(again)
 		}
 		select {
-		case <-t.wake:
+		case <-wake:
 		case <-timer:
 		case <-ctx.Done():
 			return nil
@@ -119,7 +124,8 @@ func (t *attempt) run(ctx context.Context) error {
 }
 
 // step does all that can be done now and says when to look again even if
-// nothing happens; 0: never.
+// nothing happens; 0: never. Negative: something failed; the same is tried
+// again after that time, and not before, whatever happens.
 func (t *attempt) step(ctx context.Context) (again time.Duration, err error) {
 	stop, forget, rep, mayGo := t.wishes()
 	if forget != nil && forget.setAside {
@@ -193,7 +199,6 @@ func (t *attempt) report(ctx context.Context, urgent bool, fill func(*batch), be
 		t.a.metrics.ended.WithLabelValues(b.rep.Cause).Inc()
 	}
 	t.a.metrics.updates.Add(float64(len(b.frame.updates)))
-	t.a.setJournalFull(false)
 	t.a.signalWork()
 	return nil
 }

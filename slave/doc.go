@@ -39,6 +39,7 @@
 //	         │    └─ second dial, while a session stalls
 //	         ├─ attempt.run        one for each attempt held
 //	         ├─ watchRunners       wake-ups → a look at every attempt
+//	         ├─ watchRoom          a full journal → room again
 //	         ├─ awaitDrained       ends Run after Drain
 //	         ├─ processes.run      wake FIFO, deaths of runners     (real runners
 //	         ├─ serveSock          copies of the journal             only)
@@ -55,7 +56,7 @@
 //	                    tombstones                                    tombstones
 //	attempts/ID/        plan, records, spool                          runner; attempt removes it
 //	work/ID, kept/NAME  workspaces                                    attempt
-//	refused/            frames that a store refused or a snapshot replaced, for people
+//	refused/            frames that a store refused or a snapshot replaced, for people; bounded
 //	orphaned/           directories whose journal record was lost, for people
 //	lock, wake, agent.sock
 //
@@ -66,7 +67,8 @@
 //
 // A failed fsync, a damaged journal in use, a damaged identity: Run returns an
 // error, the process ends, the next start recovers. A full disk or journal:
-// updates wait, no new attempt is taken, ACKs make room. Everything about a
+// updates wait, no new attempt is taken, ACKs make room; what failed is tried
+// again in its own time, whatever wakes the agent. Everything about a
 // master or the network: tried again for ever, with capped back-off.
 //
 // The caller owes:

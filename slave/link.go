@@ -217,8 +217,11 @@ func (l *link) attend(ctx context.Context, s *session) (next *session, err error
 			c <- dialResult{s, err}
 		}(dialled)
 	}
+	l.answerKept(ctx, s)
 	for {
 		select {
+		case <-l.a.room:
+			l.answerKept(ctx, s)
 		case err := <-ended:
 			if dialled != nil {
 				// What came of the second dial decides how we go on. It ends by

@@ -40,13 +40,11 @@ type launchRecord struct {
 }
 
 // newMeta takes an assignment from the wire. What it refuses could not even be
-// journaled under its name: ids become names of directories.
+// journaled under its name: the id becomes the name of a directory.
 func newMeta(store string, w *holdfastv1.Want) (attemptMeta, error) {
 	a := w.GetAssignment()
-	for _, id := range append([]string{w.GetAttemptId()}, a.GetStepIds()...) {
-		if _, err := ulid.ParseStrict(id); err != nil {
-			return attemptMeta{}, fmt.Errorf("id %q: %v", id, err)
-		}
+	if _, err := ulid.ParseStrict(w.GetAttemptId()); err != nil {
+		return attemptMeta{}, fmt.Errorf("id %q: %v", w.GetAttemptId(), err)
 	}
 	spec, err := proto.MarshalOptions{Deterministic: true}.Marshal(a.GetSpec())
 	if err != nil {
@@ -87,6 +85,11 @@ func (m *attemptMeta) unsupported() string {
 	}
 	if w := s.GetWorkspace(); w != "" && w != workspaceAttempt && w != workspaceKept {
 		return fmt.Sprintf("workspace %q", w)
+	}
+	for i, id := range m.StepIDs {
+		if _, err := ulid.ParseStrict(id); err != nil {
+			return fmt.Sprintf("step %d has the id %q", i+1, id)
+		}
 	}
 	for i, step := range s.GetSteps() {
 		if (step.GetRun() == "") == (len(step.GetCommand()) == 0) {

@@ -64,6 +64,7 @@ type session struct {
 	stallAfter   time.Duration
 	lastProgress time.Time
 	gotAck       bool
+	unanswered   []*holdfastv1.Want // assignments: no word of ours had room in the journal
 }
 
 // limits are Welcome's, with ours applied.

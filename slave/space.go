@@ -8,6 +8,8 @@ import (
 	"holdfast/retry"
 )
 
+const journalFullWhy = "the journal is full of updates that no master has ACKed"
+
 // refusal says why the slave takes no new attempt now; an empty cause: it
 // does. Slots are not part of it: a full slave is well.
 func (a *Agent) refusal() (cause retry.Cause, why string) {
@@ -19,8 +21,9 @@ func (a *Agent) refusal() (cause retry.Cause, why string) {
 			return retry.RefusedDraining, why
 		}
 	}
-	if a.full.Load() {
-		return retry.RefusedDisk, "the journal is full of updates that no master has ACKed"
+	if a.journal.Stats().Full {
+		a.journalFull() // whoever may have noted it: somebody has to ask for room
+		return retry.RefusedDisk, journalFullWhy
 	}
 	if used, part := a.spoolBacklog(), a.spoolPart(); used > part {
 		return retry.RefusedDisk, fmt.Sprintf("%s of logs of ended attempts wait for a master, more than %s", size(used), size(part))
@@ -68,13 +71,6 @@ func (a *Agent) busySlots() int {
 		}
 	}
 	return n
-}
-
-// setJournalFull notes whether the journal has room for ordinary records.
-func (a *Agent) setJournalFull(full bool) {
-	if a.full.Swap(full) != full {
-		a.signalWork() // the master should know
-	}
 }
 
 func (t *attempt) stranded() string {

@@ -92,6 +92,8 @@ func (s *session) take(ctx context.Context, w *holdfastv1.Want) error {
 	}
 	meta, err := newMeta(s.storeID, w)
 	if err != nil {
+		// No stream and no directory can have this name, so there is no way to
+		// answer. Masters make ULIDs.
 		s.a.log.Error("an assignment that cannot be taken", "attempt", w.GetAttemptId(), "err", err)
 		return nil
 	}
@@ -103,8 +105,8 @@ func (s *session) take(ctx context.Context, w *holdfastv1.Want) error {
 	if cause == "" {
 		err = t.born(ctx, "", "")
 		if errors.Is(err, journal.ErrFull) {
-			s.a.setJournalFull(true)
-			cause, why = s.a.refusal()
+			s.a.journalFull()
+			cause, why = retry.RefusedDisk, journalFullWhy
 		}
 	}
 	if cause != "" {
@@ -112,9 +114,9 @@ func (s *session) take(ctx context.Context, w *holdfastv1.Want) error {
 		err = t.born(ctx, cause, why)
 	}
 	if errors.Is(err, journal.ErrFull) {
-		// Not even the reserve has room. The master sees that nothing is accepted
-		// and takes the assignment back, or repeats it at the next connect.
-		t.log.Error("cannot take or refuse the attempt: the journal is full")
+		// Not even the reserve has room.
+		t.log.Error("cannot take or refuse the attempt, the journal is full; trying again")
+		s.keepUnanswered(w)
 		return nil
 	}
 	if err != nil {
@@ -157,7 +159,11 @@ func (a *Agent) refuses(meta *attemptMeta) (cause retry.Cause, why string) {
 
 // born journals the attempt's first words.
 func (t *attempt) born(ctx context.Context, cause retry.Cause, why string) error {
-	meta, err := json.Marshal(t.meta)
+	kept := t.meta
+	if cause != "" {
+		kept.Spec = nil // never carried out; and a refusal has room in the reserve, however large the spec
+	}
+	meta, err := json.Marshal(kept)
 	if err != nil {
 		return fmt.Errorf("encode meta: %w", err)
 	}
