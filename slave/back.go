@@ -199,7 +199,7 @@ func (t *attempt) storeWentBack(ctx context.Context, mark uint64) (*holdfastv1.G
 // keepHeld keeps held frames for people before they are dropped. A full disk
 // does not keep the stream from going on.
 func (t *attempt) keepHeld() error {
-	path, err := t.writeRefused()
+	path, err := t.keepEvidence(evidenceReplaced)
 	if err == nil || isNoSpace(err) {
 		t.log.Warn("updates that a snapshot replaces are kept for people", "file", path, "err", err)
 		return nil

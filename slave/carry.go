@@ -23,8 +23,9 @@ const (
 	// news: a runner whose step prints wakes us a hundred times a second, and a look
 	// opens some files for each step. The sender is not held up by it.
 	minQuiet = 20 * time.Millisecond
-	// lookRetry is the wait after a look that failed.
-	lookRetry = 5 * time.Second
+	// lookRetry is the wait after something failed; negative as step says: no
+	// wake-up cuts it short.
+	lookRetry = -5 * time.Second
 )
 
 // start gives the attempt to a runner. Nothing of it has started so far, and

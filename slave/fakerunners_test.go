@@ -23,6 +23,7 @@ type fakeRunners struct {
 	mu       sync.Mutex
 	runners  map[string]*fakeRunner // by directory
 	launches int
+	kills    int   // calls of KillLeftovers
 	fail     error // of Launch
 	left     []string
 	obey     bool // runners that are told to stop die at once
@@ -92,6 +93,7 @@ func (f *fakeRunners) Stop(dir, reason string) error {
 func (f *fakeRunners) KillLeftovers(_ context.Context, dir string) ([]string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.kills++
 	if r := f.runners[dir]; r != nil {
 		r.killed = true
 		r.unlock()

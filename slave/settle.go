@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"time"
 
 	"holdfast/journal"
@@ -79,8 +77,8 @@ func (t *attempt) drop(ctx context.Context) error {
 // stopped, and what the store did not take is kept in a file for people
 // (P-refuse, P-diverged).
 //
-// If we crash before the file is whole, it is written again, under another
-// name; after it and before the drop, a second copy is made.
+// If we crash before the file is whole, it is written again; after it and
+// before the drop, it is found to be there.
 func (t *attempt) setAside(ctx context.Context, forget *forgetOrder) (time.Duration, error) {
 	if t.launched {
 		s, err := t.look()
@@ -104,7 +102,7 @@ func (t *attempt) setAside(ctx context.Context, forget *forgetOrder) (time.Durat
 			t.strand(left)
 		}
 	}
-	path, err := t.writeRefused()
+	path, err := t.keepEvidence(evidenceRefused)
 	if err != nil {
 		t.log.Error("cannot keep what the store refused; trying again", "err", err)
 		return lookRetry, nil
@@ -114,29 +112,6 @@ func (t *attempt) setAside(ctx context.Context, forget *forgetOrder) (time.Durat
 		t.log.Warn("cannot remove the workspace", "err", err)
 	}
 	return 0, t.drop(ctx)
-}
-
-// writeRefused writes all held frames to DIR/refused/ATTEMPT-TIME.bin, one
-// after another as they are in the journal.
-func (t *attempt) writeRefused() (string, error) {
-	entries, err := t.a.journal.Read(t.meta.Attempt, 1, 0)
-	if err != nil {
-		return "", fmt.Errorf("read what was refused: %w", err)
-	}
-	if len(entries) == 0 {
-		return "", nil
-	}
-	var b []byte
-	for _, e := range entries {
-		b = append(b, e.Data...)
-	}
-	dir := filepath.Join(t.a.cfg.Dir, "refused")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
-	}
-	name := fmt.Sprintf("%s-%s.bin", t.meta.Attempt, time.Now().UTC().Format("20060102T150405.000000"))
-	path := filepath.Join(dir, name)
-	return path, writeFileDurably(path, b, t.a.cfg.NoSync)
 }
 
 // trim frees the spool's ACKed segments and tells the runner that there is
