@@ -79,7 +79,8 @@ func New(cfg Config) (*Agent, error) {
 //
 // Stop order: session, attempts, then the journal. It is called once.
 func (a *Agent) Run(ctx context.Context) error {
-	if err := os.MkdirAll(a.cfg.Dir, 0o755); err != nil {
+	// Its name is durable before any master hears of the identity in it.
+	if err := makeDirDurably(a.cfg.Dir, a.cfg.NoSync); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
 	lock, err := lockDir(a.cfg.Dir)

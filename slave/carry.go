@@ -76,7 +76,9 @@ func (t *attempt) launchRunner(ctx context.Context) error {
 	if err := os.MkdirAll(workspace, 0o755); err != nil {
 		return fmt.Errorf("make the workspace: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(t.dir), 0o755); err != nil {
+	// The runner syncs what is in attempts/. If that itself could vanish in a
+	// power cut, so could `started`, and a step would start twice (P-start-once).
+	if err := makeDirDurably(filepath.Dir(t.dir), t.a.cfg.NoSync); err != nil {
 		return fmt.Errorf("make the attempt's directory: %w", err)
 	}
 	env := stepEnv(t.a.cfg.Environ(), t.a.cfg.EnvAllow, &t.meta, workspace, t.a.cfg.Name)
