@@ -14,6 +14,7 @@ SEED ?=
 TIME ?= 30s
 FUZZ ?= .
 BENCH ?= .
+BENCHTIME ?= 1s
 RUN ?= .
 
 BIN := bin/holdfast
@@ -86,8 +87,8 @@ fuzz: ## Fuzz each target in turn; TIME=30s each, FUZZ=PATTERN
 	@tools/fuzz.sh '$(TIME)' '$(FUZZ)'
 
 .PHONY: bench
-bench: ## Run the benchmarks, one package at a time; BENCH=PATTERN
-	go test -p 1 -timeout 0 -run '^$$' -bench '$(BENCH)' -benchmem ./...
+bench: ## Run the benchmarks, one package at a time (some minutes); BENCH=PATTERN, BENCHTIME=1s
+	go test -p 1 -timeout 0 -run '^$$' -bench '$(BENCH)' -benchtime '$(BENCHTIME)' -benchmem ./...
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, golangci-lint
