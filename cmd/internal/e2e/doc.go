@@ -1,8 +1,9 @@
 // Package e2e tests holdfast from outside: the real binary, separate master
-// and slave processes, a TCP proxy between them that can be cut, and kill -9.
+// and slave processes, a TCP proxy between them that can be cut or slow, and
+// kill -9.
 //
 // What must be on a disk before it is said is read off the system calls, by
-// strace. Everything else is read through the CLI that scripts use, so that its contract is
-// tested on the way. Tests are quick by default; -e2e.slow runs them with the
-// outages that the documentation talks about.
+// strace. Everything else is read through the CLI that scripts use, so that its
+// contract is tested on the way. Tests are quick by default; HOLDFAST_SLOW=1 runs
+// them with the outages that the documentation talks about.
 package e2e
