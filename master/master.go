@@ -299,7 +299,7 @@ func (m *Master) sessions() []schedule.Slave {
 	for i, c := range connected {
 		slaves[i] = schedule.Slave{
 			Session: c.Session, Name: c.Name, Labels: c.Labels,
-			Connected: true, Accepting: c.Status.Accepting, Free: c.Slots,
+			Connected: true, Accepting: c.Status.Accepting, Slots: c.Slots, Statuses: c.Status.Changes,
 		}
 	}
 	return slaves

@@ -15,9 +15,15 @@ const (
 	RerunNever = "never"
 )
 
+// MaxUnsupported shelves a build once so many different slaves have said that
+// they cannot carry it out: more of them would say nothing new.
+const MaxUnsupported = 10
+
 // neutralBackoff keeps a build that every slave refuses from spinning: the
 // first refusal in a row costs no wait at all, the tenth half a minute at most.
-var neutralBackoff = Backoff{Base: 100 * time.Millisecond, Cap: 30 * time.Second}
+// It is the last resort: a slave that refused a build is not asked again before
+// something of it has changed.
+var neutralBackoff = Backoff{Base: 100 * time.Millisecond, Cap: 5 * time.Minute}
 
 // Policy is what a build's spec says about retries.
 type Policy struct {
@@ -78,6 +84,10 @@ type History struct {
 	// NeutralEnds in a row, including the end being decided if that does not
 	// count; 0 again after each accept. Only the wait depends on it.
 	NeutralEnds int
+	// UnsupportedOn is the number of slaves that refused the build as
+	// unsupported since its last accept or unshelve, including the end being
+	// decided.
+	UnsupportedOn int
 	// Granted is the number of extra attempts people allowed by unshelve.
 	Granted int
 	// LostOn lists the slaves that already lost this build, by name.
@@ -126,6 +136,12 @@ func Decide(p Policy, h History, o Outcome, rnd func() float64) Decision {
 	switch {
 	case o.Cause.Class() == Caused:
 		return finish(o)
+	case !o.Counts() && o.Cause == RefusedUnsupported && h.UnsupportedOn >= MaxUnsupported:
+		return Decision{
+			Action: Shelve,
+			Avoid:  withSlave(h.LostOn, o.Slave),
+			Reason: fmt.Sprintf("%d slaves cannot carry the spec out, the last: %s", h.UnsupportedOn, o.describe()),
+		}
 	case !o.Counts():
 		return retryNeutral(h, o, rnd)
 	}

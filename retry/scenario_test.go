@@ -51,9 +51,10 @@ func TestScenarios(t *testing.T) {
 
 // fakeBuild keeps the books that the master's store keeps.
 type fakeBuild struct {
-	policy  Policy
-	history History
-	before  History // as it was before the last end
+	policy      Policy
+	history     History
+	before      History  // as it was before the last end
+	unsupported []string // slaves
 }
 
 // do carries one line of a script out and returns the answer.
@@ -111,6 +112,10 @@ func (b *fakeBuild) end(o Outcome) string {
 	if b.history.NeutralEnds++; o.Accepted {
 		b.history.NeutralEnds = 0
 	}
+	if o.Cause == RefusedUnsupported && !slices.Contains(b.unsupported, o.Slave) {
+		b.unsupported = append(b.unsupported, o.Slave)
+	}
+	b.history.UnsupportedOn = len(b.unsupported)
 	d := Decide(b.policy, b.history, o, nil)
 	if o.Counts() {
 		b.history.LostOn = withSlave(b.history.LostOn, o.Slave)

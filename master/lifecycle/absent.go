@@ -74,6 +74,10 @@ func (r *Record) release(t time.Time, a *Attempt) {
 	a.Released, a.Slot = true, false
 	r.settleLogs(t, a)
 	r.touch(t, a)
+	if a.Settled() {
+		r.Build.Settled = later(r.Build.Settled, t)
+		r.notes.build = true
+	}
 }
 
 // inferSteps lets the steps that nobody told us about succeed: an attempt

@@ -20,7 +20,7 @@ func (r *Record) Assign(now time.Time, id AttemptID, inst InstanceID, slave stri
 	a := &Attempt{
 		ID:       id,
 		Build:    r.Build.ID,
-		Number:   len(r.Attempts) + 1,
+		Number:   r.Build.Attempts + 1,
 		Slave:    slave,
 		Instance: inst,
 		Slot:     true,
@@ -33,6 +33,7 @@ func (r *Record) Assign(now time.Time, id AttemptID, inst InstanceID, slave stri
 		r.setLog(&a.Steps[i], LogOpen)
 	}
 	r.Attempts = append(r.Attempts, a)
+	r.Build.Attempts++
 	r.create(t, a)
 	r.setAttempt(a, AttemptAssigned)
 	r.tell(t, a, TopicAttemptAssigned, master, "", nil)
@@ -61,6 +62,7 @@ func (r *Record) runBuild(t time.Time, a *Attempt, why string) {
 		b.Started = t
 	}
 	b.NotBefore, b.Cause, b.Detail = time.Time{}, "", ""
+	r.forgiveRefusals()
 	r.recount()
 	r.endWait(t)
 	r.setBuild(BuildRunning)

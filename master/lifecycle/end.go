@@ -1,6 +1,8 @@
 package lifecycle
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	"holdfast/retry"
@@ -95,6 +97,7 @@ func (r *Record) end(t time.Time, jitter float64, a *Attempt, to AttemptState, c
 // decide asks package retry what becomes of the build after a ended, and does
 // it.
 func (r *Record) decide(t time.Time, jitter float64, a *Attempt) {
+	r.countNeutral(a)
 	r.recount()
 	d := retry.Decide(r.Build.Policy.Retry, r.history(a), outcomeOf(a), func() float64 { return jitter })
 	switch d.Action {
@@ -109,7 +112,7 @@ func (r *Record) decide(t time.Time, jitter float64, a *Attempt) {
 		}
 		r.finish(t, a, to, a.Cause, why, slaveSays(a), why)
 	case retry.Shelve:
-		r.shelve(t, a, d.Reason)
+		r.shelve(t, a, a.Cause, d.Reason)
 	default:
 		r.requeue(t, a, d)
 	}
@@ -139,20 +142,54 @@ func (r *Record) requeue(t time.Time, a *Attempt, d retry.Decision) {
 	r.waitQueued(t)
 }
 
-// shelve takes the build out of the queue until a person looks at it.
-func (r *Record) shelve(t time.Time, a *Attempt, why string) {
+// shelve takes the build out of the queue until a person looks at it; because
+// of the end of a, if there is one.
+func (r *Record) shelve(t time.Time, a *Attempt, cause retry.Cause, why string) {
 	b := &r.Build
-	b.Cause, b.Detail, b.NotBefore = a.Cause, why, time.Time{}
+	b.Cause, b.Detail, b.NotBefore = cause, why, time.Time{}
 	r.setBuild(BuildShelved)
-	r.emit(Event{At: t, Topic: TopicBuildShelved, Attempt: a.ID, Slave: a.Slave, Who: master, Why: why, Data: data{
-		"cause": string(a.Cause), "transient_failures": b.TransientFailures, "evidence": r.evidence(),
-	}})
+	e := Event{At: t, Topic: TopicBuildShelved, Who: master, Why: why, Data: data{
+		"cause": string(cause), "transient_failures": b.TransientFailures, "evidence": r.evidence(),
+	}}
+	if a != nil {
+		e.Attempt, e.Slave = a.ID, a.Slave
+	}
+	r.emit(e)
 	r.wait(t, WaitShelved)
 }
 
-// evidence lists every end that counts, for the person at the shelf.
+// ShelveUnsupported shelves a queued build that all slaves that match have
+// refused as unsupported; who they are is the scheduler's to know. It has no
+// effect on a build that is not queued or has been assigned meanwhile.
+func (r *Record) ShelveUnsupported(now time.Time) error {
+	b := &r.Build
+	list := b.Unsupported()
+	if b.State != BuildQueued || r.live() != nil || len(list) == 0 {
+		return fmt.Errorf("shelve build %s, %s: %w", b.ID, b.State, ErrNotQueued)
+	}
+	var words []string
+	for _, f := range list {
+		said := f.Slave
+		if f.Detail != "" {
+			said += " (" + f.Detail + ")"
+		}
+		words = append(words, said)
+	}
+	r.shelve(r.at(now), nil, retry.RefusedUnsupported, fmt.Sprintf(
+		"every slave that matches says that it cannot carry the spec out: %s; upgrade one of them or start another, then unshelve the build",
+		strings.Join(words, ", ")))
+	return nil
+}
+
+// evidence lists every end that counts, and who cannot carry the build out, for
+// the person at the shelf.
 func (r *Record) evidence() []any {
 	var list []any
+	for _, f := range r.Build.Unsupported() {
+		list = append(list, data{
+			"number": f.Number, "slave": f.Slave, "cause": string(f.Cause), "detail": f.Detail, "at": stamp(f.At),
+		})
+	}
 	for _, a := range r.Attempts {
 		if counts(a) {
 			list = append(list, data{

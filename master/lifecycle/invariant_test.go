@@ -39,6 +39,9 @@ func checkRecord(t *testing.T, r *Record) {
 		}
 		checkAttempt(t, r, a)
 	}
+	if b.Attempts != len(r.Attempts) {
+		t.Errorf("attempts %d, there are %d", b.Attempts, len(r.Attempts))
+	}
 	if running+assigned > 1 {
 		t.Errorf("%d attempts may change the build", running+assigned)
 	}

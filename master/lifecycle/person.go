@@ -50,6 +50,8 @@ func (r *Record) Unshelve(now time.Time, who, why string) error {
 	t := r.at(now)
 	b.Granted++
 	b.Cause, b.Detail, b.NotBefore, b.Queued = "", "", time.Time{}, t
+	r.forgiveRefusals() // who refused it may have been repaired meanwhile
+	r.recount()
 	r.setBuild(BuildQueued)
 	r.emit(Event{At: t, Topic: TopicBuildUnshelved, Who: who, Why: why, Data: data{
 		"granted": b.Granted, "transient_failures": b.TransientFailures,

@@ -2,7 +2,9 @@ package lifecycle
 
 import (
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -59,6 +61,37 @@ type history struct {
 	dead   map[AttemptID]bool
 	// stopped were once wanted stopped, which is final
 	stopped map[AttemptID]bool
+	drop    bool // step shall not see settled attempts
+}
+
+// withoutSettled is the history as it is for a store that reads no settled
+// attempts.
+func (h *history) withoutSettled() *history {
+	less := &history{t: h.t, b: h.b, now: h.now, shadow: h.shadow, dead: map[AttemptID]bool{}, drop: true}
+	less.rec = &Record{Build: h.rec.Build}
+	for _, a := range h.rec.Attempts {
+		row := *a
+		row.Steps = slices.Clone(a.Steps)
+		less.rec.Attempts = append(less.rec.Attempts, &row)
+	}
+	return less
+}
+
+// compare lets less do what h has just done: it must come to the same.
+func (h *history) compare(less *history, err error) {
+	h.t.Helper()
+	lessErr := less.step()
+	facts := func(r *Record, err error) string {
+		c := r.Changes()
+		b, jerr := json.Marshal([]any{r.Build, c.Build, c.Attempts, c.Steps, c.Events, c.Waits, fmt.Sprint(err)})
+		if jerr != nil {
+			panic(jerr)
+		}
+		return string(b)
+	}
+	if got, want := facts(less.rec, lessErr), facts(h.rec, err); got != want {
+		h.t.Errorf("without settled attempts:\n%s\nwith them:\n%s", got, want)
+	}
 }
 
 func (h *history) pick(n int) int {
@@ -85,7 +118,9 @@ func drive(t *testing.T, b []byte) string {
 	for len(h.b) > 0 && !t.Failed() {
 		h.now = h.now.Add(time.Duration(h.pick(40)-8) * time.Second) // also backwards
 		before, was := snapshotOf(h.rec), h.rec.Build.State
+		less := h.withoutSettled()
 		err := h.step()
+		h.compare(less, err)
 		if err != nil && (snapshotOf(h.rec) != before || !h.rec.Changes().Empty()) {
 			t.Errorf("error %v, yet something changed", err)
 		}
@@ -101,16 +136,20 @@ func (h *history) step() error {
 	jitter := float64(h.pick(4)) / 4
 	var a *Attempt
 	id := AttemptID("nobody")
-	if n := len(r.Attempts); n > 0 && h.pick(16) > 0 {
-		a = r.Attempts[max(0, n-1-h.pick(min(n, 3)))]
-		id = a.ID
+	number := r.Build.Attempts + 1
+	if n := len(h.shadow.Attempts); n > 0 && h.pick(16) > 0 {
+		id = h.shadow.Attempts[max(0, n-1-h.pick(min(n, 3)))].ID
+		if h.drop {
+			r.Attempts = slices.DeleteFunc(r.Attempts, func(a *Attempt) bool { return a.Settled() && a.ID != id })
+		}
+		a = r.Attempt(id)
 	}
 	update := func(k UpdateKind) error { return r.Update(now, jitter, id, Update{Kind: k}) }
 	switch op := h.pick(48); {
 	case op < 20 && a != nil:
 		return update(h.honest(a))
 	case op < 26:
-		return r.Assign(now, AttemptID("a"+string(rune('A'+len(r.Attempts)))), InstanceID("I"+string(rune('A'+h.pick(3)))), "s", newSteps(AttemptID("a"+string(rune('A'+len(r.Attempts)))), "3"))
+		return r.Assign(now, AttemptID("a"+string(rune('@'+number))), InstanceID("I"+string(rune('A'+h.pick(3)))), "s", newSteps(AttemptID("a"+string(rune('@'+number))), "3"))
 	case op < 28:
 		return r.Lose(now, jitter, id, retry.SlaveLost, "")
 	case op == 28:
@@ -152,6 +191,9 @@ func (h *history) step() error {
 		}
 		return r.EndRefused(now, jitter, id, []retry.Cause{retry.StreamRefused, retry.Diverged}[h.pick(2)], "because")
 	case op == 43:
+		if h.pick(3) == 0 {
+			return r.ShelveUnsupported(now)
+		}
 		return r.Release(now, id)
 	default:
 		return update(h.anything(id))

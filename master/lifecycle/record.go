@@ -12,6 +12,10 @@ import (
 //
 // The store makes a Record of the rows it has read; new builds start with
 // NewRecord.
+//
+// Attempts that are settled may be missing, unless a method is called with the
+// id of one: what they add up to is kept with the build. So what a rule costs
+// does not grow with how often slaves refuse a build.
 type Record struct {
 	Build    Build
 	Attempts []*Attempt // by number
@@ -79,6 +83,10 @@ func (a *Attempt) Step(id StepID) *Step {
 // something may have been started (P-accept).
 func (a *Attempt) Accepted() bool { return !a.Started.IsZero() }
 
+// Settled reports whether an attempt started nothing, cost nothing, and nothing
+// more will be heard of it.
+func (a *Attempt) Settled() bool { return a.Released && !a.Accepted() && !a.SetAside }
+
 // live returns the attempt that may change the build now, nil if none. There
 // is never more than one.
 func (r *Record) live() *Attempt {
@@ -111,7 +119,7 @@ func (r *Record) at(now time.Time) time.Time {
 // newest is the newest time in the rows.
 func (r *Record) newest() time.Time {
 	b := &r.Build
-	t := later(b.Created, b.Queued, b.Started, b.Finished, b.WaitFrom)
+	t := later(b.Created, b.Queued, b.Started, b.Finished, b.WaitFrom, b.Settled)
 	for _, a := range r.Attempts {
 		t = later(t, a.Assigned, a.Started, a.Finished, a.Last)
 	}

@@ -25,12 +25,17 @@ type Build struct {
 	Started   time.Time // first accept
 	Finished  time.Time
 
+	Attempts          int // number of the newest attempt, 0 before the first
 	TransientFailures int // all transient ends since submit
+	NeutralEnds       int // ends in a row that cost nothing, since the last accept
 	Granted           int // extra attempts granted by unshelve
 	// LostBy are the slaves that dispatch avoids while another one matches:
 	// those that lost this build, and those that refused it since it was last
 	// accepted; each once.
 	LostBy []InstanceID
+	// RefusedBy is the newest refusal of each slave that refused this build at
+	// no cost since it was last accepted or unshelved.
+	RefusedBy []Refusal
 
 	Wait WaitCause // what a queued or shelved build waits for; else empty
 	// WaitNumber is the number of the newest interval of the wait ledger, 0
@@ -38,6 +43,20 @@ type Build struct {
 	// open. The store keeps both with the build.
 	WaitNumber int
 	WaitFrom   time.Time
+
+	// Settled is the newest time of the attempts a rule need not see any more
+	// (Attempt.Settled), so that times do not decrease without them.
+	Settled time.Time
+}
+
+// Refusal is a slave's word that it did not take a build.
+type Refusal struct {
+	Instance InstanceID
+	Slave    string // name, for people
+	Number   int    // of the attempt
+	Cause    retry.Cause
+	Detail   string
+	At       time.Time
 }
 
 // Policy is how a build wants to be treated when things go wrong.

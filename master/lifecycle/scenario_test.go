@@ -211,6 +211,8 @@ func (w *world) run(line string) {
 		err = w.rec.Cancel(w.now, arg["who"], arg["why"])
 	case "unshelve":
 		err = w.rec.Unshelve(w.now, arg["who"], arg["why"])
+	case "unsupported":
+		err = w.rec.ShelveUnsupported(w.now)
 	case "explain":
 		for _, l := range Explain(w.now, w.rec) {
 			w.printf("%s\n", l)

@@ -55,6 +55,9 @@ func (w *world) tellChanges() {
 		if len(b.LostBy) > 0 {
 			w.printf(" avoid=%v", b.LostBy)
 		}
+		for _, f := range b.RefusedBy {
+			w.printf(" refused_by=%s:%s", f.Slave, f.Cause)
+		}
 		if !b.NotBefore.IsZero() {
 			w.printf(" not_before=%s", w.since(b.NotBefore))
 		}

@@ -15,6 +15,7 @@ import (
 type Status struct {
 	Known           bool // false until the slave has sent one
 	Accepting       bool
+	Changes         uint64 // times that Accepting has changed in this session
 	WhyNot          string
 	Draining        bool
 	BacklogUpdates  uint64
@@ -124,7 +125,11 @@ func (r *registry) answers(name string, id lifecycle.InstanceID) (live bool, sta
 func (r *registry) setStatus(s *session, st Status) (before Status) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	before, s.status = s.status, st
+	before, st.Changes = s.status, s.status.Changes
+	if st.Accepting != before.Accepting {
+		st.Changes++
+	}
+	s.status = st
 	return before
 }
 

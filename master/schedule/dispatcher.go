@@ -42,8 +42,8 @@ type DispatcherConfig struct {
 	Store  store.Store
 	Commit Committer
 	Hub    *notify.Hub
-	// Sessions returns the slaves connected to this master. Free is the
-	// number of slots they have in all; the dispatcher subtracts the busy ones.
+	// Sessions returns the slaves connected to this master. Which of their
+	// slots are free the dispatcher knows from the store.
 	Sessions func() []Slave
 	// Entropy is the source of attempt and step ids; only Run reads it.
 	Entropy io.Reader
@@ -64,6 +64,7 @@ type Dispatcher struct {
 	// broken are builds that cannot be assigned by any means, so that they take
 	// no slot from others; owned by Run.
 	broken map[lifecycle.BuildID]bool
+	asked  asked // owned by Run
 }
 
 // NewDispatcher makes a dispatcher.
@@ -81,7 +82,7 @@ func NewDispatcher(cfg DispatcherConfig) (*Dispatcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Dispatcher{cfg: cfg, metrics: m, window: queueWindow, broken: make(map[lifecycle.BuildID]bool)}, nil
+	return &Dispatcher{cfg: cfg, metrics: m, window: queueWindow, broken: make(map[lifecycle.BuildID]bool), asked: make(asked)}, nil
 }
 
 // Run dispatches until ctx ends. It is driven by hints and by the end of
@@ -150,41 +151,62 @@ func (d *Dispatcher) round(ctx context.Context) (wake time.Time, err error) {
 		return time.Time{}, err // what is queued now would be decided on an old view
 	}
 	now := time.Now()
-	assigns, waits, wake, err := d.look(ctx, now)
+	assigns, o, err := d.look(ctx, now)
 	if err != nil {
 		return time.Time{}, err
 	}
 	if err := d.commit(ctx, assigns); err != nil {
 		return time.Time{}, err
 	}
-	for ids := range slices.Chunk(slices.Sorted(maps.Keys(waits)), waitsAtOnce) {
+	if err := d.shelve(ctx, now, o.unsupported); err != nil {
+		return time.Time{}, err
+	}
+	for ids := range slices.Chunk(slices.Sorted(maps.Keys(o.waits)), waitsAtOnce) {
 		op := &store.SetWaits{Now: now, Causes: make(map[lifecycle.BuildID]lifecycle.WaitCause, len(ids))}
 		for _, id := range ids {
-			op.Causes[id] = waits[id]
+			op.Causes[id] = o.waits[id]
 		}
 		if err := d.cfg.Commit.Do(ctx, op); err != nil {
 			return time.Time{}, err
 		}
 	}
-	return wake, nil
+	return o.wake, nil
+}
+
+// shelve shelves builds that no slave can carry out.
+func (d *Dispatcher) shelve(ctx context.Context, now time.Time, builds []lifecycle.BuildID) error {
+	for _, id := range builds {
+		op := &store.ShelveUnsupported{Now: now, Build: id}
+		err := d.cfg.Commit.Do(ctx, op)
+		switch {
+		case errors.Is(err, store.ErrPoison):
+			d.setBroken(id, err)
+		case err != nil:
+			return err
+		case op.Err == nil:
+			d.cfg.Logger.Info("build shelved: no slave can carry it out", "build_id", id)
+		}
+	}
+	return nil
 }
 
 // look plans on what queue and slaves are now. It returns the ops to commit and
-// the waits that have changed. While there is room left it looks further down
-// the queue: many builds that nobody can take must not hide one that somebody
-// could.
-func (d *Dispatcher) look(ctx context.Context, now time.Time) ([]*store.Assign, map[lifecycle.BuildID]lifecycle.WaitCause, time.Time, error) {
-	var none time.Time
+// the outcome of the plan, with only those waits that have changed. While there
+// is room left it looks further down the queue: many builds that nobody can take
+// must not hide one that somebody could.
+func (d *Dispatcher) look(ctx context.Context, now time.Time) ([]*store.Assign, outcome, error) {
+	var none outcome
 	for window := d.window; ; window *= 4 {
 		builds, err := d.cfg.Store.Queue(ctx, window)
 		if err != nil || len(builds) == 0 {
 			d.metrics.queue.Set(0)
 			clear(d.broken)
-			return nil, nil, none, err
+			clear(d.asked)
+			return nil, none, err
 		}
 		slaves, err := d.slaves(ctx)
 		if err != nil {
-			return nil, nil, none, err
+			return nil, none, err
 		}
 		d.metrics.queue.Set(float64(len(builds)))
 		more := len(builds) == window
@@ -194,7 +216,7 @@ func (d *Dispatcher) look(ctx context.Context, now time.Time) ([]*store.Assign, 
 		// A build stays queued until its attempt is accepted (P-accept); planned
 		// for again it would take a slot from another.
 		builds = slices.DeleteFunc(builds, func(b lifecycle.Build) bool { return b.Wait == lifecycle.WaitAccept || d.broken[b.ID] })
-		assign, waits, wake := plan(now, builds, slaves)
+		o := plan(now, builds, slaves, d.asked)
 		if more && room(slaves) {
 			continue
 		}
@@ -202,13 +224,13 @@ func (d *Dispatcher) look(ctx context.Context, now time.Time) ([]*store.Assign, 
 		for i := range builds {
 			byID[builds[i].ID] = &builds[i]
 		}
-		assigns, ok := d.assigns(now, assign, byID)
+		assigns, ok := d.assigns(now, o.assign, byID)
 		if !ok {
 			window /= 4 // a build turned out to be broken: plan again without it
 			continue
 		}
-		maps.DeleteFunc(waits, func(id lifecycle.BuildID, cause lifecycle.WaitCause) bool { return byID[id].Wait == cause })
-		return assigns, waits, wake, nil
+		maps.DeleteFunc(o.waits, func(id lifecycle.BuildID, cause lifecycle.WaitCause) bool { return byID[id].Wait == cause })
+		return assigns, o, nil
 	}
 }
 
@@ -234,9 +256,10 @@ func (d *Dispatcher) setBroken(id lifecycle.BuildID, err error) {
 	d.broken[id] = true
 }
 
-// forget drops broken builds that have left the queue, of which builds is all.
+// forget drops what was remembered of builds that have left the queue, of which
+// builds is all.
 func (d *Dispatcher) forget(builds []lifecycle.Build) {
-	if len(d.broken) == 0 {
+	if len(d.broken)+len(d.asked) == 0 {
 		return
 	}
 	queued := make(map[lifecycle.BuildID]bool, len(builds))
@@ -244,6 +267,7 @@ func (d *Dispatcher) forget(builds []lifecycle.Build) {
 		queued[builds[i].ID] = true
 	}
 	maps.DeleteFunc(d.broken, func(id lifecycle.BuildID, _ bool) bool { return !queued[id] })
+	maps.DeleteFunc(d.asked, func(id lifecycle.BuildID, _ map[lifecycle.InstanceID]question) bool { return !queued[id] })
 }
 
 // commit commits assignments, all at once, or one by one if one of them cannot
@@ -257,6 +281,9 @@ func (d *Dispatcher) commit(ctx context.Context, assigns []*store.Assign) error 
 		ops[i] = op
 	}
 	err := d.cfg.Commit.Do(ctx, ops...)
+	if err != nil {
+		d.unasked(assigns...)
+	}
 	if errors.Is(err, store.ErrPoison) {
 		if len(assigns) == 1 {
 			d.setBroken(assigns[0].Build, err)
@@ -278,6 +305,7 @@ func (d *Dispatcher) commit(ctx context.Context, assigns []*store.Assign) error 
 			continue
 		}
 		// Whatever has changed meanwhile has left a hint.
+		d.unasked(op)
 		d.metrics.overtaken.Inc()
 		d.cfg.Logger.Debug("assignment overtaken", "build_id", op.Build, "err", op.Err)
 	}
@@ -290,10 +318,18 @@ func (d *Dispatcher) assign(now time.Time, b *lifecycle.Build, s *Slave) (*store
 		return nil, err
 	}
 	op := &store.Assign{Now: now, Build: b.ID, Session: s.Session, Attempt: lifecycle.AttemptID(d.newID(now))}
+	d.asked.note(now, b, s)
 	for _, step := range parsed.Steps {
 		op.Steps = append(op.Steps, store.Step{ID: lifecycle.StepID(d.newID(now)), Name: step.Name})
 	}
 	return op, nil
+}
+
+// unasked forgets assignments that were not made, or perhaps not.
+func (d *Dispatcher) unasked(assigns ...*store.Assign) {
+	for _, op := range assigns {
+		delete(d.asked[op.Build], op.Session.Instance)
+	}
 }
 
 func (d *Dispatcher) newID(now time.Time) string {

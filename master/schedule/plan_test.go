@@ -8,12 +8,13 @@ import (
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/store"
+	"holdfast/retry"
 )
 
 func slave(name string, free int, change ...func(*Slave)) Slave {
 	s := Slave{
 		Session: store.Session{Instance: lifecycle.InstanceID("i-" + name), Epoch: 1}, Name: name,
-		Labels: map[string]string{"os": "linux"}, Connected: true, Accepting: true, Free: free,
+		Labels: map[string]string{"os": "linux"}, Connected: true, Accepting: true, Slots: 5, Free: free,
 	}
 	for _, c := range change {
 		c(&s)
@@ -38,6 +39,18 @@ func lostBy(names ...string) func(*lifecycle.Build) {
 		}
 	}
 }
+func noSlots(s *Slave) { s.Slots, s.Labels = 0, map[string]string{"os": "linux", "gpu": "1"} }
+func refusedBy(name string, cause retry.Cause) func(*lifecycle.Build) {
+	return func(b *lifecycle.Build) {
+		lostBy(name)(b)
+		b.RefusedBy = append(b.RefusedBy, lifecycle.Refusal{Instance: lifecycle.InstanceID("i-" + name), Cause: cause})
+	}
+}
+
+// question1 remembers that a slave was asked to take build 1.
+func question1(name string, c condition, at time.Time) asked {
+	return asked{"1": {lifecycle.InstanceID("i-" + name): {at: at, slave: c}}}
+}
 func requires(k, v string) func(*lifecycle.Build) {
 	return func(b *lifecycle.Build) { b.Policy.Requires = map[string]string{k: v} }
 }
@@ -52,6 +65,9 @@ func TestPlan(t *testing.T) {
 		assign map[string]string
 		waits  map[lifecycle.BuildID]lifecycle.WaitCause
 		wake   time.Time
+
+		asked       asked
+		unsupported []lifecycle.BuildID
 	}{
 		{name: "first come first served until the slots are gone",
 			builds: []lifecycle.Build{build("1"), build("2"), build("3")},
@@ -89,11 +105,69 @@ func TestPlan(t *testing.T) {
 			builds: []lifecycle.Build{build("1", lostBy("a"))},
 			slaves: []Slave{slave("a", 5), slave("b", 1, away)},
 			assign: map[string]string{"1": "a"}},
+		{name: "or the other has no slots at all",
+			builds: []lifecycle.Build{build("1", lostBy("a")), build("2", requires("gpu", "1"))},
+			slaves: []Slave{slave("a", 5), slave("z", 0, noSlots)},
+			assign: map[string]string{"1": "a"},
+			waits:  map[lifecycle.BuildID]lifecycle.WaitCause{"2": lifecycle.WaitUnready}},
+
+		{name: "a slave that refused is not asked again, others are",
+			builds: []lifecycle.Build{build("1", refusedBy("a", retry.RefusedBusy)), build("2")},
+			slaves: []Slave{slave("a", 2), slave("b", 1)},
+			asked:  question1("a", condition{epoch: 1}, now),
+			assign: map[string]string{"1": "b", "2": "a"},
+			wake:   now.Add(askAgain)},
+		{name: "it is waited for as one that is busy",
+			builds: []lifecycle.Build{build("1", refusedBy("a", retry.RefusedBusy))},
+			slaves: []Slave{slave("a", 2)},
+			asked:  question1("a", condition{epoch: 1}, now),
+			waits:  map[lifecycle.BuildID]lifecycle.WaitCause{"1": lifecycle.WaitBusy},
+			wake:   now.Add(askAgain)},
+		{name: "until it has given a slot back",
+			builds: []lifecycle.Build{build("1", refusedBy("a", retry.RefusedBusy))},
+			slaves: []Slave{slave("a", 2, func(s *Slave) { s.Freed = 8 })},
+			asked:  question1("a", condition{epoch: 1, freed: 7}, now),
+			assign: map[string]string{"1": "a"}},
+		{name: "or told another status",
+			builds: []lifecycle.Build{build("1", refusedBy("a", retry.RefusedDisk))},
+			slaves: []Slave{slave("a", 2, func(s *Slave) { s.Statuses = 3 })},
+			asked:  question1("a", condition{epoch: 1, statuses: 1}, now),
+			assign: map[string]string{"1": "a"}},
+		{name: "or has another session",
+			builds: []lifecycle.Build{build("1", refusedBy("a", retry.RefusedDraining))},
+			slaves: []Slave{slave("a", 2, func(s *Slave) { s.Session.Epoch = 2 })},
+			asked:  question1("a", condition{epoch: 1}, now),
+			assign: map[string]string{"1": "a"}},
+		{name: "or nothing has changed for long",
+			builds: []lifecycle.Build{build("1", refusedBy("a", retry.RefusedBusy))},
+			slaves: []Slave{slave("a", 2)},
+			asked:  question1("a", condition{epoch: 1}, now.Add(-askAgain)),
+			assign: map[string]string{"1": "a"}},
+		{name: "or the build was queued anew",
+			builds: []lifecycle.Build{build("1", refusedBy("a", retry.RefusedBusy), func(b *lifecycle.Build) { b.Queued = now })},
+			slaves: []Slave{slave("a", 2)},
+			asked:  question1("a", condition{epoch: 1}, now),
+			assign: map[string]string{"1": "a"}},
+		{name: "another life of the master asks once more",
+			builds: []lifecycle.Build{build("1", refusedBy("a", retry.RefusedBusy))},
+			slaves: []Slave{slave("a", 2)},
+			assign: map[string]string{"1": "a"}},
+		{name: "one that cannot carry it out is no match, whatever it frees",
+			builds: []lifecycle.Build{build("1", refusedBy("a", retry.RefusedUnsupported))},
+			slaves: []Slave{slave("a", 2, func(s *Slave) { s.Freed = 9 }), slave("b", 1, away)},
+			asked:  question1("a", condition{epoch: 1}, now.Add(-24*time.Hour)),
+			waits:  map[lifecycle.BuildID]lifecycle.WaitCause{"1": lifecycle.WaitAway}},
+		{name: "and a person is needed when no other matches",
+			builds:      []lifecycle.Build{build("1", requires("os", "linux"), refusedBy("a", retry.RefusedUnsupported))},
+			slaves:      []Slave{slave("a", 2, away), slave("b", 1, func(s *Slave) { s.Labels = nil })},
+			asked:       question1("a", condition{epoch: 1}, now),
+			unsupported: []lifecycle.BuildID{"1"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			assign, waits, wake := plan(now, tc.builds, tc.slaves)
+			o := plan(now, tc.builds, tc.slaves, tc.asked)
+			waits, wake := o.waits, o.wake
 			got := map[string]string{}
-			for _, a := range assign {
+			for _, a := range o.assign {
 				got[string(a.build)] = a.slave.Name
 			}
 			if tc.assign == nil {
@@ -107,6 +181,9 @@ func TestPlan(t *testing.T) {
 			}
 			if diff := cmp.Diff(tc.waits, waits); diff != "" {
 				t.Errorf("waits (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tc.unsupported, o.unsupported); diff != "" {
+				t.Errorf("unsupported (-want +got):\n%s", diff)
 			}
 			if !wake.Equal(tc.wake) {
 				t.Errorf("wake = %v, want %v", wake, tc.wake)

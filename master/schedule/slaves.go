@@ -8,12 +8,15 @@ import (
 
 // Slave is a slave as dispatch sees it.
 type Slave struct {
-	Session   store.Session
+	Session   store.Session // the open one if Connected, else the last
 	Name      string
 	Labels    map[string]string
 	Connected bool // to this master, and Session is its open session
 	Accepting bool
-	Free      int // slots
+	Slots     int
+	Free      int    // of Slots
+	Freed     uint64 // slots given back so far; see store.Slave
+	Statuses  uint64 // times that Accepting has changed in the session
 }
 
 // slaves joins what the store knows of all slaves with the open sessions. One
@@ -38,9 +41,9 @@ func (d *Dispatcher) slaves(ctx context.Context) ([]Slave, error) {
 		if ok && row.Connected {
 			s.Connected = true
 			s.Accepting = s.Accepting && !row.Drained && row.Quarantined.IsZero()
-			s.Free -= row.Busy
+			s.Free, s.Freed = s.Slots-row.Busy, row.Freed
 		} else {
-			s = Slave{Name: row.Name, Labels: row.Labels}
+			s = Slave{Session: store.Session{Instance: row.Instance, Epoch: row.Epoch}, Name: row.Name, Labels: row.Labels, Slots: row.Slots}
 		}
 		slaves = append(slaves, s)
 	}

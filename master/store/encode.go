@@ -2,8 +2,13 @@ package store
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
+
+	"holdfast/master/lifecycle"
+	"holdfast/retry"
 )
 
 // errEncoding marks bytes that no version of this package has written.
@@ -96,4 +101,49 @@ func CutMarks(marks []TimeMark, n int) []TimeMark {
 		cut = append(cut, TimeMark{At: m.At - n, TimeUS: m.TimeUS, Stream: m.Stream})
 	}
 	return cut
+}
+
+// refusalJSON is the form in which a refusal is kept with its build. Keys are
+// only ever added.
+type refusalJSON struct {
+	Instance lifecycle.InstanceID `json:"instance"`
+	Slave    string               `json:"slave"`
+	Number   int                  `json:"number"`
+	Cause    retry.Cause          `json:"cause"`
+	Detail   string               `json:"detail,omitempty"`
+	AtUS     int64                `json:"at_us"`
+}
+
+// EncodeRefusals returns the form in which a build's refusals are kept.
+func EncodeRefusals(list []lifecycle.Refusal) string {
+	if len(list) == 0 {
+		return "[]"
+	}
+	rows := make([]refusalJSON, len(list))
+	for i, f := range list {
+		rows[i] = refusalJSON{f.Instance, f.Slave, f.Number, f.Cause, f.Detail, f.At.UnixMicro()}
+	}
+	text, err := json.Marshal(rows)
+	if err != nil {
+		panic(err) // numbers and strings
+	}
+	return string(text)
+}
+
+// DecodeRefusals is the inverse of EncodeRefusals.
+func DecodeRefusals(text string) ([]lifecycle.Refusal, error) {
+	if text == "[]" {
+		return nil, nil
+	}
+	var rows []refusalJSON
+	if err := json.Unmarshal([]byte(text), &rows); err != nil {
+		return nil, fmt.Errorf("decode refusals: %w", err)
+	}
+	list := make([]lifecycle.Refusal, len(rows))
+	for i, f := range rows {
+		list[i] = lifecycle.Refusal{
+			Instance: f.Instance, Slave: f.Slave, Number: f.Number, Cause: f.Cause, Detail: f.Detail, At: time.UnixMicro(f.AtUS).UTC(),
+		}
+	}
+	return list, nil
 }

@@ -215,6 +215,10 @@ func (g *group) countSlots(r *recordState) {
 			s.Busy++
 		} else if s != nil {
 			s.Busy--
+			if a.Accepted() {
+				s.Freed++
+				s.dirty = true
+			}
 		}
 	}
 }

@@ -297,6 +297,16 @@ type EndSessions struct {
 	emitted
 }
 
+// ShelveUnsupported shelves a queued build that every slave that matches has
+// refused as unsupported since it was last accepted or unshelved.
+type ShelveUnsupported struct {
+	Now   time.Time
+	Build lifecycle.BuildID
+	Err   error
+
+	emitted
+}
+
 // SetWaits notes what queued builds wait for. Builds that are no longer
 // queued are passed over.
 type SetWaits struct {

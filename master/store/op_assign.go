@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"holdfast/master/lifecycle"
+	"holdfast/retry"
 )
 
 func (op *Assign) keys(k *Keys) {
@@ -104,6 +105,26 @@ func (op *Lose) apply(_ context.Context, g *group) error {
 		return nil // done before
 	}
 	if err := g.record(a.Build).Lose(op.Now, op.Jitter, a.ID, op.Cause, op.Detail); err != nil {
+		op.Err = ruleError(err)
+	}
+	return nil
+}
+
+func (op *ShelveUnsupported) keys(k *Keys)     { k.Builds = append(k.Builds, op.Build) }
+func (op *ShelveUnsupported) reset()           { op.Err = nil }
+func (op *ShelveUnsupported) refuse(err error) { op.Err = err }
+
+// apply shelves a build, once.
+func (op *ShelveUnsupported) apply(_ context.Context, g *group) error {
+	r := g.record(op.Build)
+	if r == nil {
+		op.Err = fmt.Errorf("build %s: %w", op.Build, ErrNotFound)
+		return nil
+	}
+	if r.Build.State == lifecycle.BuildShelved && r.Build.Cause == retry.RefusedUnsupported {
+		return nil // done before
+	}
+	if err := r.ShelveUnsupported(op.Now); err != nil {
 		op.Err = ruleError(err)
 	}
 	return nil

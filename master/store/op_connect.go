@@ -70,12 +70,12 @@ func (op *Connect) open(g *group, before *slaveState, now time.Time) *slaveState
 	var epoch lifecycle.Epoch
 	if before != nil {
 		// What people and masters have decided about the slave stays.
-		s.FirstSeen, epoch, s.Busy = before.FirstSeen, before.Epoch, before.Busy
+		s.FirstSeen, epoch, s.Busy, s.Freed = before.FirstSeen, before.Epoch, before.Busy, before.Freed
 		s.Drained, s.DrainedAt, s.DrainReason = before.Drained, before.DrainedAt, before.DrainReason
 		s.Quarantined, s.QuarantineReason = before.Quarantined, before.QuarantineReason
 		s.RefusedAt, s.RefusedWhy = before.RefusedAt, before.RefusedWhy
 	} else {
-		s.Busy = 0
+		s.Busy, s.Freed = 0, 0
 		s.Drained, s.DrainedAt, s.DrainReason = false, time.Time{}, ""
 		s.Quarantined, s.QuarantineReason = time.Time{}, ""
 		s.RefusedAt, s.RefusedWhy = time.Time{}, ""

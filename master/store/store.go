@@ -88,7 +88,11 @@ type Slave struct {
 	Host         map[string]string
 	Slots        int
 	Busy         int // attempts that occupy a slot
-	FirstSeen    time.Time
+	// Freed counts the slots that accepted attempts have given back: as long as
+	// it and the epoch stay the same, a slave that refused a build has no more
+	// room than it had.
+	Freed     uint64
+	FirstSeen time.Time
 
 	// HoldsName is true for the instance that its name means now. Another one
 	// had the name before; it gets no new builds.

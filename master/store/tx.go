@@ -44,7 +44,7 @@ type Keys struct {
 	Holders   []lifecycle.InstanceID // their unreleased attempts, as AttemptRows
 	Attempts  []lifecycle.AttemptID  // AttemptRows
 	Steps     []lifecycle.StepID     // StepRows
-	Builds    []lifecycle.BuildID    // whole records
+	Builds    []lifecycle.BuildID    // records; see Rows
 	Refusals  []lifecycle.AttemptID  // refused frames, without data
 	Requests  []string
 
@@ -52,7 +52,9 @@ type Keys struct {
 }
 
 // Rows is what Load found, in no particular order; attempts and steps within
-// a record are ordered by number.
+// a record are ordered by number. A record may lack attempts that are settled
+// (lifecycle.Attempt.Settled), but for those that Keys names, themselves or by
+// their steps.
 type Rows struct {
 	Slaves   []Slave
 	Attempts []AttemptRow // of Attempts and Holders, each once

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/store"
@@ -39,7 +40,13 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 		func() error { return t.loadSlaves(ctx, k, rows) },
 		func() error { return t.loadStreams(ctx, k, rows) },
 		func() (err error) {
-			rows.Records, err = loadRecords(ctx, t, k.Builds)
+			// Settled attempts are read only if they are named: a build that
+			// was refused a thousand times costs what any other does.
+			named := slices.Clone(k.Attempts)
+			for i := range rows.Steps {
+				named = append(named, rows.Steps[i].Attempt)
+			}
+			rows.Records, err = loadRecords(ctx, t, k.Builds, unsettledAttempts, unsettledSteps, text(k.Builds), text(named), text(k.Builds))
 			return err
 		},
 		func() error { return t.loadKept(ctx, k, rows) },
@@ -139,21 +146,29 @@ func (t *tx) loadKept(ctx context.Context, k store.Keys, into *store.Rows) error
 	return nil
 }
 
-// The three statements of loadRecords.
+// The statements of loadRecords: builds with all attempts, or with what rules
+// need to see: attempts that are not settled, by the index attempts_unsettled,
+// and those that are named.
 const (
-	recordBuilds   = `SELECT ` + buildColumns + ` FROM builds WHERE id` + in
-	recordAttempts = `SELECT ` + attemptColumns + ` FROM attempts a WHERE a.build_id` + in + ` ORDER BY a.build_id, a.number`
-	recordSteps    = `SELECT ` + stepColumns + ` FROM attempts a JOIN steps s ON s.attempt_id = a.id
+	recordBuilds = `SELECT ` + buildColumns + ` FROM builds WHERE id` + in
+	allAttempts  = `SELECT ` + attemptColumns + ` FROM attempts a WHERE a.build_id` + in + ` ORDER BY a.build_id, a.number`
+	allSteps     = `SELECT ` + stepColumns + ` FROM attempts a JOIN steps s ON s.attempt_id = a.id
 		WHERE a.build_id` + in + ` ORDER BY s.attempt_id, s.number`
+	unsettled = `WITH wanted AS (
+		SELECT id FROM attempts INDEXED BY attempts_unsettled
+		WHERE build_id` + in + ` AND (released = 0 OR started_us IS NOT NULL OR set_aside = 1)
+		UNION SELECT id FROM attempts WHERE id` + in + ` AND build_id` + in + `) `
+	unsettledAttempts = unsettled + `SELECT ` + attemptColumns + ` FROM wanted w CROSS JOIN attempts a ON a.id = w.id ORDER BY a.build_id, a.number`
+	unsettledSteps    = unsettled + `SELECT ` + stepColumns + ` FROM wanted w CROSS JOIN steps s ON s.attempt_id = w.id ORDER BY s.attempt_id, s.number`
 )
 
-// loadRecords reads whole builds.
-func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID) ([]*lifecycle.Record, error) {
+// loadRecords reads builds, with the attempts and steps that two of the
+// statements above find by args.
+func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID, attemptsQuery, stepsQuery string, args ...any) ([]*lifecycle.Record, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	keys := text(ids)
-	rows, err := q.query(ctx, recordBuilds, keys)
+	rows, err := q.query(ctx, recordBuilds, text(ids))
 	builds, err := collect(rows, err, scanBuild)
 	if err != nil {
 		return nil, err
@@ -165,7 +180,7 @@ func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID) ([]*li
 		byID[builds[i].ID] = records[i]
 	}
 
-	rows, err = q.query(ctx, recordAttempts, keys)
+	rows, err = q.query(ctx, attemptsQuery, args...)
 	attempts, err := collect(rows, err, scanAttempt)
 	if err != nil {
 		return nil, err
@@ -185,7 +200,7 @@ func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID) ([]*li
 		attempt lifecycle.AttemptID
 		step    lifecycle.Step
 	}
-	rows, err = q.query(ctx, recordSteps, keys)
+	rows, err = q.query(ctx, stepsQuery, args...)
 	steps, err := collect(rows, err, func(r row, s *attemptStep) error { return scanStep(r, &s.attempt, &s.step) })
 	if err != nil {
 		return nil, err

@@ -38,7 +38,7 @@ func (t snapshotTx) query(ctx context.Context, query string, args ...any) (*sql.
 // snapshotQueries are all that run within a snapshot. They are prepared at
 // Open: to prepare takes a connection of the pool, and a snapshot that holds
 // one must not wait for another.
-var snapshotQueries = []string{recordBuilds, recordAttempts, recordSteps, heldQuery}
+var snapshotQueries = []string{recordBuilds, allAttempts, allSteps, unsettledAttempts, unsettledSteps, heldQuery}
 
 // query runs a prepared query on its own.
 func (s *Store) query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
@@ -84,7 +84,7 @@ func (s *Store) knownStmt(query string, fresh *sql.Stmt) *sql.Stmt {
 // Record returns a build with its attempts and steps.
 func (s *Store) Record(ctx context.Context, id lifecycle.BuildID) (rec *lifecycle.Record, err error) {
 	err = s.snapshot(ctx, func(q querier) error {
-		records, err := loadRecords(ctx, q, []lifecycle.BuildID{id})
+		records, err := loadRecords(ctx, q, []lifecycle.BuildID{id}, allAttempts, allSteps, text([]lifecycle.BuildID{id}))
 		if err == nil && len(records) == 0 {
 			return fmt.Errorf("build %s: %w", id, store.ErrNotFound)
 		}
@@ -186,7 +186,7 @@ func (s *Store) Wants(ctx context.Context, id lifecycle.InstanceID) ([]store.Wan
 		for i, h := range attempts {
 			builds[i] = h.build
 		}
-		records, err := loadRecords(ctx, q, builds)
+		records, err := loadRecords(ctx, q, builds, unsettledAttempts, unsettledSteps, text(builds), "[]", "[]")
 		if err != nil {
 			return err
 		}

@@ -73,8 +73,8 @@ func (t *tx) saveSlaves(ctx context.Context, w *store.Writes) error {
 		s := &w.Slaves[i]
 		err := t.s.exec(ctx, `INSERT INTO slaves (instance, name, holds_name, connected, since_us, epoch, incarnation,
 			boot_id, fingerprint, journal_id, master, agent_version, features, labels, host, slots, first_seen_us,
-			drained, drained_us, drain_reason, quarantined_us, quarantine_reason, refused_us, refused_why)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			drained, drained_us, drain_reason, quarantined_us, quarantine_reason, refused_us, refused_why, slots_freed)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (instance) DO UPDATE SET name = excluded.name, holds_name = excluded.holds_name,
 			connected = excluded.connected, since_us = excluded.since_us, epoch = excluded.epoch,
 			incarnation = excluded.incarnation, boot_id = excluded.boot_id, fingerprint = excluded.fingerprint,
@@ -82,10 +82,12 @@ func (t *tx) saveSlaves(ctx context.Context, w *store.Writes) error {
 			features = excluded.features, labels = excluded.labels, host = excluded.host, slots = excluded.slots,
 			drained = excluded.drained, drained_us = excluded.drained_us, drain_reason = excluded.drain_reason,
 			quarantined_us = excluded.quarantined_us, quarantine_reason = excluded.quarantine_reason,
-			refused_us = excluded.refused_us, refused_why = excluded.refused_why`,
+			refused_us = excluded.refused_us, refused_why = excluded.refused_why,
+			slots_freed = excluded.slots_freed`,
 			string(s.Instance), s.Name, flag(s.HoldsName), flag(s.Connected), micros(s.Since), int64(s.Epoch), int64(s.Incarnation),
 			s.BootID, s.Fingerprint, s.JournalID, s.Master, s.AgentVersion, list(s.Features), object(s.Labels), object(s.Host), s.Slots, micros(s.FirstSeen),
-			flag(s.Drained), micros(s.DrainedAt), s.DrainReason, micros(s.Quarantined), s.QuarantineReason, micros(s.RefusedAt), s.RefusedWhy)
+			flag(s.Drained), micros(s.DrainedAt), s.DrainReason, micros(s.Quarantined), s.QuarantineReason, micros(s.RefusedAt), s.RefusedWhy,
+			int64(s.Freed))
 		if err != nil {
 			return fmt.Errorf("slave %s: %w", s.Name, err)
 		}
@@ -112,11 +114,12 @@ func (t *tx) saveBuilds(ctx context.Context, w *store.Writes) error {
 	for i := range w.NewBuilds {
 		b := &w.NewBuilds[i]
 		err := t.s.exec(ctx, `INSERT INTO builds (n, priority, `+buildColumns+`)
-			VALUES ((SELECT coalesce(max(n), 0) + 1 FROM builds), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			VALUES ((SELECT coalesce(max(n), 0) + 1 FROM builds), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			b.Policy.Priority, string(b.ID), b.Name, string(b.Spec), store.EncodePolicy(b.Policy), b.Reason, b.Submitter,
 			string(b.State), string(b.Cause), b.Detail, string(b.Wait),
 			micros(b.Created), micros(b.Queued), micros(b.NotBefore), micros(b.Started), micros(b.Finished),
-			b.TransientFailures, b.Granted, lostBy(b), b.WaitNumber, micros(b.WaitFrom))
+			b.TransientFailures, b.Granted, lostBy(b), b.WaitNumber, micros(b.WaitFrom),
+			b.Attempts, b.NeutralEnds, store.EncodeRefusals(b.RefusedBy), micros(b.Settled))
 		if err != nil {
 			return fmt.Errorf("build %s: %w", b.ID, err)
 		}
@@ -125,10 +128,12 @@ func (t *tx) saveBuilds(ctx context.Context, w *store.Writes) error {
 		b := &w.Builds[i]
 		err := t.s.exec(ctx, `UPDATE builds SET state = ?, cause = ?, detail = ?, wait = ?,
 			queued_us = ?, not_before_us = ?, started_us = ?, finished_us = ?, priority = ?, policy = ?,
-			transient_failures = ?, granted = ?, lost_by = ?, wait_number = ?, wait_from_us = ? WHERE id = ?`,
+			transient_failures = ?, granted = ?, lost_by = ?, wait_number = ?, wait_from_us = ?,
+			attempts = ?, neutral_ends = ?, refused_by = ?, settled_us = ? WHERE id = ?`,
 			string(b.State), string(b.Cause), b.Detail, string(b.Wait),
 			micros(b.Queued), micros(b.NotBefore), micros(b.Started), micros(b.Finished), b.Policy.Priority, store.EncodePolicy(b.Policy),
-			b.TransientFailures, b.Granted, lostBy(b), b.WaitNumber, micros(b.WaitFrom), string(b.ID))
+			b.TransientFailures, b.Granted, lostBy(b), b.WaitNumber, micros(b.WaitFrom),
+			b.Attempts, b.NeutralEnds, store.EncodeRefusals(b.RefusedBy), micros(b.Settled), string(b.ID))
 		if err != nil {
 			return fmt.Errorf("build %s: %w", b.ID, err)
 		}

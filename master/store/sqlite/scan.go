@@ -60,14 +60,16 @@ const (
 	buildColumnsWithoutSpec = `id, name, NULL, ` + otherBuildColumns
 	otherBuildColumns       = `policy, reason, submitter, state, cause, detail, wait,
 	created_us, queued_us, not_before_us, started_us, finished_us,
-	transient_failures, granted, lost_by, wait_number, wait_from_us`
+	transient_failures, granted, lost_by, wait_number, wait_from_us,
+	attempts, neutral_ends, refused_by, settled_us`
 )
 
 func scanBuild(r row, b *lifecycle.Build) error {
-	var policy, lostBy string
+	var policy, lostBy, refusedBy string
 	err := r.Scan(&b.ID, &b.Name, &b.Spec, &policy, &b.Reason, &b.Submitter, &b.State, &b.Cause, &b.Detail, &b.Wait,
 		us{&b.Created}, us{&b.Queued}, us{&b.NotBefore}, us{&b.Started}, us{&b.Finished},
-		&b.TransientFailures, &b.Granted, &lostBy, &b.WaitNumber, us{&b.WaitFrom})
+		&b.TransientFailures, &b.Granted, &lostBy, &b.WaitNumber, us{&b.WaitFrom},
+		&b.Attempts, &b.NeutralEnds, &refusedBy, us{&b.Settled})
 	if err != nil {
 		return err
 	}
@@ -78,6 +80,9 @@ func scanBuild(r row, b *lifecycle.Build) error {
 		if err := json.Unmarshal([]byte(lostBy), &b.LostBy); err != nil {
 			return fmt.Errorf("%w: build %s: lost_by: %w", store.ErrPoison, b.ID, err)
 		}
+	}
+	if b.RefusedBy, err = store.DecodeRefusals(refusedBy); err != nil {
+		return fmt.Errorf("%w: build %s: refused_by: %w", store.ErrPoison, b.ID, err)
 	}
 	return nil
 }
@@ -116,14 +121,14 @@ const slaveColumns = `s.instance, s.name, s.holds_name, s.connected, s.since_us,
 	s.boot_id, s.fingerprint, s.journal_id, s.master, s.agent_version, s.features, s.labels, s.host, s.slots,
 	(SELECT count(*) FROM attempts a WHERE a.instance = s.instance AND a.slot = 1),
 	s.first_seen_us, s.drained, s.drained_us, s.drain_reason, s.quarantined_us, s.quarantine_reason,
-	s.refused_us, s.refused_why`
+	s.refused_us, s.refused_why, s.slots_freed`
 
 func scanSlave(r row, s *store.Slave) error {
 	var features, labels, host string
 	err := r.Scan(&s.Instance, &s.Name, &s.HoldsName, &s.Connected, us{&s.Since}, &s.Epoch, &s.Incarnation,
 		&s.BootID, &s.Fingerprint, &s.JournalID, &s.Master, &s.AgentVersion, &features, &labels, &host, &s.Slots,
 		&s.Busy, us{&s.FirstSeen}, &s.Drained, us{&s.DrainedAt}, &s.DrainReason, us{&s.Quarantined}, &s.QuarantineReason,
-		us{&s.RefusedAt}, &s.RefusedWhy)
+		us{&s.RefusedAt}, &s.RefusedWhy, &s.Freed)
 	if err != nil {
 		return err
 	}

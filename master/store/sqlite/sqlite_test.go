@@ -273,3 +273,67 @@ func TestViewColumns(t *testing.T) {
 		rows.Close()
 	}
 }
+
+// TestLongRecords: what an operation reads of a build does not grow with how
+// often slaves have refused it (P-bounded).
+func TestLongRecords(t *testing.T) {
+	s := openHere(t)
+	commit := func(op store.Op) {
+		t.Helper()
+		if err := s.Commit(t.Context(), op); err != nil {
+			t.Fatal(err)
+		}
+	}
+	connect := &store.Connect{Now: time.Now(), Master: "m", Slave: store.Slave{Instance: "I", Name: "a", BootID: "b", JournalID: "j", Slots: 1}}
+	commit(connect)
+	ses := store.Session{Instance: "I", Epoch: connect.Epoch}
+	commit(&store.Submit{Now: time.Now(), Build: lifecycle.Build{ID: "B", Name: "n", Spec: []byte("{}")}})
+	const times = 50
+	id := func(i int) lifecycle.AttemptID { return lifecycle.AttemptID(fmt.Sprint("A", i)) }
+	for i := range times {
+		raw := []byte("refused")
+		crc := chain.Extend(0, raw)
+		assign := &store.Assign{Now: time.Now(), Build: "B", Session: ses, Attempt: id(i), Steps: []store.Step{{ID: lifecycle.StepID(fmt.Sprint("S", i)), Name: "x"}}}
+		refused := &store.ApplyStatus{Now: time.Now(), Session: ses, Attempt: id(i), First: 1, Raw: [][]byte{raw}, CRCAfter: crc,
+			Updates: []lifecycle.Update{{Seq: 1, Kind: lifecycle.Refused{Cause: "refused_busy"}}}}
+		absent := &store.ApplyAbsent{Now: time.Now(), Session: ses, Attempt: id(i), Tombstone: true, State: lifecycle.AttemptRefused, LastSeq: 1, Chain: crc}
+		for _, op := range []store.Op{assign, refused, absent} {
+			commit(op)
+		}
+		if assign.Err != nil || refused.Err != nil || absent.Err != nil {
+			t.Fatal(assign.Err, refused.Err, absent.Err)
+		}
+	}
+	err := s.transaction(t.Context(), func(tx store.Tx) error {
+		for _, c := range []struct {
+			what string
+			keys store.Keys
+			want int
+		}{
+			{"a build", store.Keys{Builds: []lifecycle.BuildID{"B"}}, 0},
+			{"an attempt with its build", store.Keys{Builds: []lifecycle.BuildID{"B"}, Attempts: []lifecycle.AttemptID{id(7)}}, 1},
+			{"a step with its build", store.Keys{Builds: []lifecycle.BuildID{"B"}, Steps: []lifecycle.StepID{"S8"}}, 1},
+		} {
+			rows, err := tx.Load(t.Context(), c.keys)
+			if err != nil {
+				return err
+			}
+			rec := rows.Records[0]
+			if len(rec.Attempts) != c.want || rec.Build.Attempts != times {
+				t.Errorf("%s: %d of %d attempts are read, want %d", c.what, len(rec.Attempts), rec.Build.Attempts, c.want)
+			}
+			for _, a := range rec.Attempts {
+				if len(a.Steps) != 1 {
+					t.Errorf("%s: attempt %d without its step", c.what, a.Number)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rec, err := s.Record(t.Context(), "B"); err != nil || len(rec.Attempts) != times {
+		t.Errorf("people see %d of %d attempts: %v", len(rec.Attempts), times, err)
+	}
+}

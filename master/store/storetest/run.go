@@ -21,6 +21,8 @@ var cases = []struct {
 	{"CancelUnshelve", testCancelUnshelve},
 	{"Assign", testAssign},
 	{"Withdraw", testWithdraw},
+	{"Refused", testRefused},
+	{"Unsupported", testUnsupported},
 	{"Waits", testWaits},
 	{"Queue", testQueue},
 	{"Listing", testListing},

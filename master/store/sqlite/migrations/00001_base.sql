@@ -35,7 +35,11 @@ CREATE TABLE builds (
     granted            INTEGER  NOT NULL,
     lost_by            TEXT     NOT NULL,
     wait_number        INTEGER  NOT NULL, -- newest interval in waits
-    wait_from_us       BIGINT             -- of the open one
+    wait_from_us       BIGINT,            -- of the open one
+    attempts           INTEGER  NOT NULL, -- number of the newest
+    neutral_ends       INTEGER  NOT NULL, -- in a row, since the last accept
+    refused_by         TEXT     NOT NULL, -- newest refusal of each slave since then
+    settled_us         BIGINT             -- newest time of the attempts that no rule need see any more
 );
 CREATE INDEX builds_queue ON builds (priority DESC, n) WHERE state = 'queued';
 CREATE INDEX builds_by_state ON builds (state, n);
@@ -67,6 +71,8 @@ CREATE TABLE attempts (
     chain       BIGINT   NOT NULL, -- chained CRC-32C up to mark
     UNIQUE (build_id, number)
 );
+-- What rules need to see of a build; of the others nothing more will be heard.
+CREATE INDEX attempts_unsettled ON attempts (build_id, number) WHERE released = 0 OR started_us IS NOT NULL OR set_aside = 1;
 CREATE INDEX attempts_held ON attempts (instance, id) WHERE released = 0;
 CREATE INDEX attempts_slot ON attempts (instance) WHERE slot = 1;
 CREATE INDEX attempts_live ON attempts (instance, state) WHERE state IN ('assigned', 'running');
@@ -156,7 +162,8 @@ CREATE TABLE slaves (
     quarantined_us    BIGINT,
     quarantine_reason TEXT     NOT NULL,
     refused_us        BIGINT,            -- when another was last refused in its place
-    refused_why       TEXT     NOT NULL
+    refused_why       TEXT     NOT NULL,
+    slots_freed       BIGINT   NOT NULL  -- times that an accepted attempt has given its slot back
 );
 CREATE INDEX slaves_by_name ON slaves (name);
 CREATE UNIQUE INDEX slaves_holding_name ON slaves (name) WHERE holds_name = 1;
