@@ -46,27 +46,34 @@ func (w *web) dial() net.Conn {
 	return conn
 }
 
-// ask sends a request as it is and returns the response and its body; an error
-// of the connection is status 0.
-func (w *web) ask(request string) (*http.Response, string) {
+// answer is a response; status 0: none, the body says why.
+type answer struct {
+	status int
+	header http.Header
+	closes bool // the connection
+	body   string
+}
+
+// ask sends a request as it is.
+func (w *web) ask(request string) answer {
 	w.Helper()
 	conn := w.dial()
 	defer conn.Close()
-	go io.WriteString(conn, request) //nolint:errcheck // the answer tells
+	go io.WriteString(conn, request) // the answer tells
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
-		return &http.Response{}, err.Error()
+		return answer{body: err.Error()}
 	}
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(resp.Body)
-	return resp, string(body)
+	return answer{resp.StatusCode, resp.Header, resp.Close, string(body)}
 }
 
 // get asks for a path.
 func (w *web) get(path string) (int, string) {
 	w.Helper()
-	resp, body := w.ask("GET " + path + " HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n")
-	return resp.StatusCode, body
+	a := w.ask("GET " + path + " HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n")
+	return a.status, a.body
 }
 
 func TestHTTP(t *testing.T) {
@@ -95,15 +102,15 @@ func TestHTTP(t *testing.T) {
 		{"GET /debug/pprof/", 404, "404 page not found\n"},
 		{"GET /" + strings.Repeat("a", 10<<10), 404, "404 page not found\n"},
 	} {
-		resp, body := w.ask(tt.request + " HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n")
+		got := w.ask(tt.request + " HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n")
 		if strings.HasPrefix(tt.request, "HEAD") {
-			body = ""
+			got.body = "" // of the reader's making
 		}
-		if resp.StatusCode != tt.status || body != tt.body {
-			t.Errorf("%.40s: %d %q, want %d %q", tt.request, resp.StatusCode, body, tt.status, tt.body)
+		if got.status != tt.status || got.body != tt.body {
+			t.Errorf("%.40s: %d %q, want %d %q", tt.request, got.status, got.body, tt.status, tt.body)
 		}
-		if tt.status == 405 && resp.Header.Get("Allow") != "GET, HEAD" {
-			t.Errorf("%s: allowed is %q", tt.request, resp.Header.Get("Allow"))
+		if tt.status == 405 && got.header.Get("Allow") != "GET, HEAD" {
+			t.Errorf("%s: allowed is %q", tt.request, got.header.Get("Allow"))
 		}
 	}
 	if code, body := w.get("/metrics"); code != 200 || !strings.Contains(body, "holdfast_master_commit_groups_total") {
@@ -140,9 +147,8 @@ func TestHTTPAttacks(t *testing.T) {
 		"enormous path":            {"GET /" + strings.Repeat("x", 80<<10) + " HTTP/1.1\r\nHost: m\r\n\r\n", 431},
 		"HTTP/2 without agreement": {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400},
 	} {
-		resp, body := w.ask(tt.request)
-		if resp.StatusCode != tt.status || !resp.Close {
-			t.Errorf("%s: %d (closed: %t) %q, want %d", name, resp.StatusCode, resp.Close, body, tt.status)
+		if got := w.ask(tt.request); got.status != tt.status || !got.closes {
+			t.Errorf("%s: %d (closes: %t) %q, want %d", name, got.status, got.closes, got.body, tt.status)
 		}
 	}
 	if code, body := w.get("/healthz"); code != 200 {
@@ -183,7 +189,7 @@ func TestSlowPeersAreDropped(t *testing.T) {
 				closed := make(chan struct{})
 				go func() {
 					defer close(closed)
-					io.Copy(io.Discard, conn) //nolint:errcheck // it ends when the connection does
+					io.Copy(io.Discard, conn) // it ends when the connection does
 				}()
 				if _, err := io.WriteString(conn, tt.first); err != nil {
 					t.Fatal(err)
@@ -195,7 +201,7 @@ func TestSlowPeersAreDropped(t *testing.T) {
 					case <-closed:
 						over = true
 					case <-drip.C:
-						io.WriteString(conn, tt.drip) //nolint:errcheck // it may be closed
+						io.WriteString(conn, tt.drip) // it may be closed
 						if time.Since(began) > 2*tt.limit {
 							t.Errorf("%s: still connected after %v", tt.name, time.Since(began))
 							return
