@@ -131,7 +131,7 @@ func TestDurableBeforeSaid(t *testing.T) {
 		slave.kill()
 		killMarked(attempt) // the runner and its step
 		dir := f.slaveDir("b1")
-		ended := slave.traced(t, "fsync,fdatasync,pwrite64,write,sendto,connect,renameat,rename")
+		ended := slave.traced(t, "fsync,fdatasync,pwrite64,write,sendto,connect,rename,renameat,renameat2")
 		f.settled(id, 30*time.Second, "shelved")
 		trace := ended()
 
