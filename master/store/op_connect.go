@@ -48,6 +48,7 @@ func (op *Connect) apply(_ context.Context, g *group) error {
 		g.replace(rival, op, now)
 	}
 	s := op.open(g, before, now)
+	heard := op.heard(before)
 	journalLost := before != nil && before.JournalID != "" && before.JournalID != op.Slave.JournalID
 	op.tell(g, before, s, now, journalLost)
 	if before != nil {
@@ -55,7 +56,7 @@ func (op *Connect) apply(_ context.Context, g *group) error {
 	} else {
 		g.slaves[s.Instance] = s
 	}
-	if err := op.reconcile(g, journalLost); err != nil {
+	if err := op.reconcile(g, heard, journalLost); err != nil {
 		return err
 	}
 	op.Epoch = s.Epoch
@@ -80,7 +81,7 @@ func (op *Connect) open(g *group, before *slaveState, now time.Time) *slaveState
 		s.Quarantined, s.QuarantineReason = time.Time{}, ""
 		s.RefusedAt, s.RefusedWhy = time.Time{}, ""
 	}
-	s.Epoch = max(epoch, op.HighestEpoch) + 1
+	s.StartID, s.Epoch = op.StartID, max(epoch, op.HighestEpoch)+1
 	s.Connected, s.Since, s.HoldsName, s.Master = true, now, true, op.Master
 	return s
 }
@@ -133,12 +134,38 @@ func (op *Connect) tell(g *group, before, s *slaveState, now time.Time, journalL
 	}
 }
 
+// heard says what may be concluded from a list that may be older than what was
+// heard since it was made.
+type heard struct {
+	// stale: a session was opened that the slave did not know of when it made
+	// the list, so what the list lacks may have been assigned in it.
+	stale bool
+	// sameLife: the agent that made the list is the one that was heard since. It
+	// cannot have gone back in time; a list made for a second dial is merely
+	// older than what the first session has sent meanwhile (P-stall).
+	sameLife bool
+}
+
+// heard compares the list with the slave's row as it was before.
+func (op *Connect) heard(before *slaveState) heard {
+	if before == nil {
+		return heard{}
+	}
+	return heard{
+		stale:    op.HighestEpoch < before.Epoch,
+		sameLife: op.Slave.Incarnation == before.Incarnation && op.StartID == before.StartID,
+	}
+}
+
 // reconcile compares what the slave holds with what the store has (P-absent,
 // P-back, P-return).
-func (op *Connect) reconcile(g *group, journalLost bool) error {
+func (op *Connect) reconcile(g *group, heard heard, journalLost bool) error {
 	for _, a := range g.heldBy(op.Slave.Instance) {
 		r := g.record(a.Build)
 		if !slices.Contains(op.Held, a.ID) {
+			if heard.stale {
+				continue // it is asked for (Want), and answered with Absent if need be
+			}
 			// Not held. If it is over, its marks need not be kept. If the
 			// slave owes an end it is asked for (Want) and answers Absent,
 			// unless its journal is gone: then there is nobody to ask.
@@ -153,7 +180,9 @@ func (op *Connect) reconcile(g *group, journalLost bool) error {
 			continue
 		}
 		if next, told := op.HeldNext[a.ID]; told && a.Mark >= next && next > 0 {
-			r.Back(op.Now, a.ID, next)
+			if !heard.sameLife {
+				r.Back(op.Now, a.ID, next)
+			}
 		} else if crc, told := op.HeldChain[a.ID]; told && next == a.Mark+1 && crc != a.Chain {
 			// Both know the chain up to the mark, and it differs (P-diverged).
 			if err := r.EndRefused(op.Now, op.Jitter, a.ID, retry.Diverged, "the slave's stream differs from what the store has"); err != nil {

@@ -78,6 +78,7 @@ type Slave struct {
 	Since        time.Time // of the present Connected
 	Epoch        lifecycle.Epoch
 	Incarnation  uint64
+	StartID      string // of the agent's start that was last heard; may be empty
 	BootID       string
 	Fingerprint  string
 	JournalID    string

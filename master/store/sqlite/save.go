@@ -73,8 +73,8 @@ func (t *tx) saveSlaves(ctx context.Context, w *store.Writes) error {
 		s := &w.Slaves[i]
 		err := t.s.exec(ctx, `INSERT INTO slaves (instance, name, holds_name, connected, since_us, epoch, incarnation,
 			boot_id, fingerprint, journal_id, master, agent_version, features, labels, host, slots, first_seen_us,
-			drained, drained_us, drain_reason, quarantined_us, quarantine_reason, refused_us, refused_why, slots_freed)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			drained, drained_us, drain_reason, quarantined_us, quarantine_reason, refused_us, refused_why, slots_freed, start_id)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (instance) DO UPDATE SET name = excluded.name, holds_name = excluded.holds_name,
 			connected = excluded.connected, since_us = excluded.since_us, epoch = excluded.epoch,
 			incarnation = excluded.incarnation, boot_id = excluded.boot_id, fingerprint = excluded.fingerprint,
@@ -83,11 +83,11 @@ func (t *tx) saveSlaves(ctx context.Context, w *store.Writes) error {
 			drained = excluded.drained, drained_us = excluded.drained_us, drain_reason = excluded.drain_reason,
 			quarantined_us = excluded.quarantined_us, quarantine_reason = excluded.quarantine_reason,
 			refused_us = excluded.refused_us, refused_why = excluded.refused_why,
-			slots_freed = excluded.slots_freed`,
+			slots_freed = excluded.slots_freed, start_id = excluded.start_id`,
 			string(s.Instance), s.Name, flag(s.HoldsName), flag(s.Connected), micros(s.Since), int64(s.Epoch), int64(s.Incarnation),
 			s.BootID, s.Fingerprint, s.JournalID, s.Master, s.AgentVersion, list(s.Features), object(s.Labels), object(s.Host), s.Slots, micros(s.FirstSeen),
 			flag(s.Drained), micros(s.DrainedAt), s.DrainReason, micros(s.Quarantined), s.QuarantineReason, micros(s.RefusedAt), s.RefusedWhy,
-			int64(s.Freed))
+			int64(s.Freed), s.StartID)
 		if err != nil {
 			return fmt.Errorf("slave %s: %w", s.Name, err)
 		}

@@ -360,6 +360,12 @@ func testBack(r *rig) {
 	st.broken = true
 	st.raw, st.updates = st.raw[:2], st.updates[:2]
 	wants := sl.connect() // next would be 3
+	if n := count(r.topics(st.build), "attempt.back_in_time"); n != 0 || wants[0].Mark != 6 {
+		// The same start of the agent: its list is older than its last words.
+		r.Errorf("attempt.back_in_time %d times from a list that is merely older", n)
+	}
+	sl.row.Incarnation++
+	wants = sl.connect()
 	if len(wants) != 1 || wants[0].Mark != 6 {
 		r.Fatalf("wants %+v", wants)
 	}

@@ -146,6 +146,7 @@ CREATE TABLE slaves (
     since_us          BIGINT   NOT NULL,
     epoch             BIGINT   NOT NULL,
     incarnation       BIGINT   NOT NULL,
+    start_id          TEXT     NOT NULL,
     boot_id           TEXT     NOT NULL,
     fingerprint       TEXT     NOT NULL,
     journal_id        TEXT     NOT NULL,
