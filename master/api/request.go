@@ -34,6 +34,21 @@ func Codec() encoding.CodecV2 { return codec{encoding.GetCodecV2(protocodec.Name
 
 type codec struct{ encoding.CodecV2 }
 
+// Marshal implements encoding.CodecV2. The usual one takes buffers of 16 KiB for
+// more than 4 KiB, and of 1 MiB for more than 32, and they wait as long as the
+// reader pleases.
+func (c codec) Marshal(v any) (mem.BufferSlice, error) {
+	m, ok := v.(proto.Message)
+	if !ok {
+		return c.CodecV2.Marshal(v)
+	}
+	data, err := proto.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	return mem.BufferSlice{mem.SliceBuffer(data)}, nil
+}
+
 // Unmarshal implements encoding.CodecV2.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if raw, ok := v.(*rawRequest); ok {
