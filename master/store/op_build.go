@@ -17,7 +17,17 @@ import (
 type result struct {
 	ID    lifecycle.BuildID    `json:"id,omitempty"`
 	State lifecycle.BuildState `json:"state,omitempty"`
+	// Refused is why it was not possible in that state; empty: it was done.
+	Refused string `json:"refused,omitempty"`
 }
+
+// refusedBefore is the answer of a request that was refused, in the same words.
+type refusedBefore string
+
+func (e refusedBefore) Error() string { return string(e) }
+
+// Unwrap: refusals by a rule are what is remembered.
+func (e refusedBefore) Unwrap() error { return ErrState }
 
 // digest names the body of a request.
 func digest(parts ...[]byte) string {
@@ -48,16 +58,16 @@ func (g *group) recall(key, kind, body string) (result, bool, error) {
 	return res, true, nil
 }
 
-// remember keeps what a request came to.
-func (g *group) remember(key, kind, body string, res result, now time.Time) {
+// remember keeps what a request about a build came to, as long as the build.
+func (g *group) remember(key, kind, body string, build lifecycle.BuildID, res result, now time.Time) {
 	if key == "" {
 		return
 	}
 	text, err := json.Marshal(res)
 	if err != nil {
-		panic(err) // two strings
+		panic(err) // strings
 	}
-	req := Request{Key: key, Kind: kind, Body: body, Result: string(text), At: now}
+	req := Request{Key: key, Kind: kind, Body: body, Build: build, Result: string(text), At: now}
 	g.requests[key] = req
 	g.newRequests = append(g.newRequests, req)
 }
@@ -101,7 +111,7 @@ func (op *Submit) apply(_ context.Context, g *group) error {
 		rec := g.addRecord(lifecycle.NewRecord(op.Now, *b), true)
 		g.record(rec.Build.ID)
 	}
-	g.remember(op.RequestKey, "submit", body, result{ID: b.ID}, op.Now)
+	g.remember(op.RequestKey, "submit", body, b.ID, result{ID: b.ID}, op.Now)
 	return nil
 }
 
@@ -148,18 +158,30 @@ func person(g *group, kind, key string, id lifecycle.BuildID, who, why string, n
 	if err != nil {
 		return "", err
 	}
-	if known {
+	switch {
+	case known && res.Refused != "":
+		return res.State, refusedBefore(res.Refused)
+	case known:
 		return res.State, nil
 	}
 	r := g.record(id)
 	if r == nil {
 		return "", fmt.Errorf("build %s: %w", id, ErrNotFound)
 	}
+	res = result{State: r.Build.State}
 	if err := do(r.Record); err != nil {
-		return r.Build.State, ruleError(err)
+		err = ruleError(err)
+		if errors.Is(err, ErrState) {
+			// Whoever lost this answer and asks again must not be done a favour
+			// that he was told he would not get.
+			res.Refused = err.Error()
+			g.remember(key, kind, body, id, res, now)
+		}
+		return res.State, err
 	}
-	g.remember(key, kind, body, result{State: r.Build.State}, now)
-	return r.Build.State, nil
+	res.State = r.Build.State
+	g.remember(key, kind, body, id, res, now)
+	return res.State, nil
 }
 
 // failure tells a failure of the transaction from a refusal of the op.

@@ -73,12 +73,12 @@ func (op *Connect) open(g *group, before *slaveState, now time.Time) *slaveState
 		// What people and masters have decided about the slave stays.
 		s.FirstSeen, epoch, s.Busy, s.Freed = before.FirstSeen, before.Epoch, before.Busy, before.Freed
 		s.Drained, s.DrainedAt, s.DrainReason = before.Drained, before.DrainedAt, before.DrainReason
-		s.Quarantined, s.QuarantineReason = before.Quarantined, before.QuarantineReason
+		s.Quarantined, s.QuarantineReason, s.ReleasedAt = before.Quarantined, before.QuarantineReason, before.ReleasedAt
 		s.RefusedAt, s.RefusedWhy = before.RefusedAt, before.RefusedWhy
 	} else {
 		s.Busy, s.Freed = 0, 0
 		s.Drained, s.DrainedAt, s.DrainReason = false, time.Time{}, ""
-		s.Quarantined, s.QuarantineReason = time.Time{}, ""
+		s.Quarantined, s.QuarantineReason, s.ReleasedAt = time.Time{}, "", time.Time{}
 		s.RefusedAt, s.RefusedWhy = time.Time{}, ""
 	}
 	s.StartID, s.Epoch = op.StartID, max(epoch, op.HighestEpoch)+1

@@ -47,7 +47,7 @@ type Store interface {
 	Events(ctx context.Context, since uint64, limit int) ([]lifecycle.Event, error)
 	// BuildEvents returns all events of one build, in order.
 	BuildEvents(ctx context.Context, id lifecycle.BuildID) ([]lifecycle.Event, error)
-	// NewestEvent is the number of the newest event; 0: none.
+	// NewestEvent is the number of the newest event there ever was; 0: none.
 	NewestEvent(ctx context.Context) (uint64, error)
 	// Waits returns the wait ledger of a build, in order. The last interval
 	// may be open (To is zero).
@@ -105,6 +105,9 @@ type Slave struct {
 	// Quarantined since; zero: not. Like Drained, but decided by a master.
 	Quarantined      time.Time
 	QuarantineReason string
+	// ReleasedAt is when a person last ended a quarantine; what ended before it
+	// no longer counts towards the next.
+	ReleasedAt time.Time
 	// RefusedAt is when another slave was last refused in this one's place
 	// (P-identity); RefusedWhy names it.
 	RefusedAt  time.Time

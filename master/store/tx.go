@@ -92,8 +92,9 @@ type StepRow struct {
 type Request struct {
 	Key    string
 	Kind   string
-	Body   string // hex SHA-256 of what was asked for
-	Result string // JSON
+	Body   string            // hex SHA-256 of what was asked for
+	Build  lifecycle.BuildID // it lives as long as this
+	Result string            // JSON
 	At     time.Time
 }
 

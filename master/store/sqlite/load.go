@@ -128,9 +128,9 @@ func (t *tx) loadStreams(ctx context.Context, k store.Keys, into *store.Rows) er
 // loadKept reads request keys and refused frames.
 func (t *tx) loadKept(ctx context.Context, k store.Keys, into *store.Rows) error {
 	if len(k.Requests) > 0 {
-		rows, err := t.query(ctx, `SELECT key, kind, body, result, at_us FROM requests WHERE key`+in, text(k.Requests))
+		rows, err := t.query(ctx, `SELECT key, kind, body, build_id, result, at_us FROM requests WHERE key`+in, text(k.Requests))
 		into.Requests, err = collect(rows, err, func(r row, q *store.Request) error {
-			return r.Scan(&q.Key, &q.Kind, &q.Body, &q.Result, us{&q.At})
+			return r.Scan(&q.Key, &q.Kind, &q.Body, &q.Build, &q.Result, us{&q.At})
 		})
 		if err != nil {
 			return err

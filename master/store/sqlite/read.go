@@ -244,11 +244,14 @@ func (s *Store) BuildEvents(ctx context.Context, id lifecycle.BuildID) ([]lifecy
 	return events, classify(err)
 }
 
+// newestEventQuery asks the counter, which stays when events are pruned.
+const newestEventQuery = `SELECT last FROM counters WHERE name = 'events'`
+
 // NewestEvent is the number of the newest event.
 func (s *Store) NewestEvent(ctx context.Context) (uint64, error) {
-	var n sql.NullInt64
-	err := s.reader.QueryRowContext(ctx, `SELECT max(n) FROM events`).Scan(&n)
-	return uint64(n.Int64), classify(err)
+	var n int64
+	err := s.reader.QueryRowContext(ctx, newestEventQuery).Scan(&n)
+	return uint64(n), classify(err)
 }
 
 // Waits returns the wait ledger of a build.

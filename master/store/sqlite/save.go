@@ -73,8 +73,8 @@ func (t *tx) saveSlaves(ctx context.Context, w *store.Writes) error {
 		s := &w.Slaves[i]
 		err := t.s.exec(ctx, `INSERT INTO slaves (instance, name, holds_name, connected, since_us, epoch, incarnation,
 			boot_id, fingerprint, journal_id, master, agent_version, features, labels, host, slots, first_seen_us,
-			drained, drained_us, drain_reason, quarantined_us, quarantine_reason, refused_us, refused_why, slots_freed, start_id)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			drained, drained_us, drain_reason, quarantined_us, quarantine_reason, refused_us, refused_why, slots_freed, start_id, released_us)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (instance) DO UPDATE SET name = excluded.name, holds_name = excluded.holds_name,
 			connected = excluded.connected, since_us = excluded.since_us, epoch = excluded.epoch,
 			incarnation = excluded.incarnation, boot_id = excluded.boot_id, fingerprint = excluded.fingerprint,
@@ -83,16 +83,34 @@ func (t *tx) saveSlaves(ctx context.Context, w *store.Writes) error {
 			drained = excluded.drained, drained_us = excluded.drained_us, drain_reason = excluded.drain_reason,
 			quarantined_us = excluded.quarantined_us, quarantine_reason = excluded.quarantine_reason,
 			refused_us = excluded.refused_us, refused_why = excluded.refused_why,
-			slots_freed = excluded.slots_freed, start_id = excluded.start_id`,
+			slots_freed = excluded.slots_freed, start_id = excluded.start_id,
+			released_us = excluded.released_us`,
 			string(s.Instance), s.Name, flag(s.HoldsName), flag(s.Connected), micros(s.Since), int64(s.Epoch), int64(s.Incarnation),
 			s.BootID, s.Fingerprint, s.JournalID, s.Master, s.AgentVersion, list(s.Features), object(s.Labels), object(s.Host), s.Slots, micros(s.FirstSeen),
 			flag(s.Drained), micros(s.DrainedAt), s.DrainReason, micros(s.Quarantined), s.QuarantineReason, micros(s.RefusedAt), s.RefusedWhy,
-			int64(s.Freed), s.StartID)
+			int64(s.Freed), s.StartID, micros(s.ReleasedAt))
 		if err != nil {
 			return fmt.Errorf("slave %s: %w", s.Name, err)
 		}
 	}
 	return nil
+}
+
+// count takes the next k numbers of a counter and returns the last of them. A
+// number is never given twice, even if the row that had it is gone: readers of
+// events take a number that went back for a restored store (P-event).
+func (t *tx) count(ctx context.Context, counter string, k int) (last int64, err error) {
+	if k == 0 {
+		return 0, nil
+	}
+	stmt, err := t.s.prepare(ctx, `UPDATE counters SET last = last + ? WHERE name = ? RETURNING last`)
+	if err == nil {
+		err = stmt.QueryRowContext(ctx, k, counter).Scan(&last)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("counter %s: %w", counter, err)
+	}
+	return last, nil
 }
 
 // list and object are values of JSON columns: empty, never null.
@@ -111,11 +129,16 @@ func object(m map[string]string) string {
 }
 
 func (t *tx) saveBuilds(ctx context.Context, w *store.Writes) error {
+	newest, err := t.count(ctx, "builds", len(w.NewBuilds))
+	if err != nil {
+		return err
+	}
 	for i := range w.NewBuilds {
 		b := &w.NewBuilds[i]
+		n := newest - int64(len(w.NewBuilds)-1-i)
 		err := t.s.exec(ctx, `INSERT INTO builds (n, priority, `+buildColumns+`)
-			VALUES ((SELECT coalesce(max(n), 0) + 1 FROM builds), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			b.Policy.Priority, string(b.ID), b.Name, string(b.Spec), store.EncodePolicy(b.Policy), b.Reason, b.Submitter,
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			n, b.Policy.Priority, string(b.ID), b.Name, string(b.Spec), store.EncodePolicy(b.Policy), b.Reason, b.Submitter,
 			string(b.State), string(b.Cause), b.Detail, string(b.Wait),
 			micros(b.Created), micros(b.Queued), micros(b.NotBefore), micros(b.Started), micros(b.Finished),
 			b.TransientFailures, b.Granted, lostBy(b), b.WaitNumber, micros(b.WaitFrom),
@@ -286,21 +309,26 @@ func (t *tx) saveHistory(ctx context.Context, w *store.Writes) error {
 	}
 	for i := range w.Requests {
 		q := &w.Requests[i]
-		err := t.s.exec(ctx, `INSERT INTO requests (key, kind, body, result, at_us) VALUES (?, ?, ?, ?, ?)`,
-			q.Key, q.Kind, q.Body, q.Result, micros(q.At))
+		err := t.s.exec(ctx, `INSERT INTO requests (key, kind, body, build_id, result, at_us) VALUES (?, ?, ?, ?, ?, ?)`,
+			q.Key, q.Kind, q.Body, string(q.Build), q.Result, micros(q.At))
 		if err != nil {
 			return fmt.Errorf("request key %q: %w", q.Key, err)
 		}
 	}
+	newest, err := t.count(ctx, "events", len(w.Events))
+	if err != nil {
+		return err
+	}
 	for i := range w.Events {
 		e := &w.Events[i]
+		n := newest - int64(len(w.Events)-1-i)
 		data := "{}"
 		if len(e.Data) > 0 {
 			data = text(e.Data)
 		}
 		err := t.s.exec(ctx, `INSERT INTO events (n, at_us, topic, build_id, attempt_id, step_id, slave, who, why, data)
-			VALUES ((SELECT coalesce(max(n), 0) + 1 FROM events), ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, ''), nullif(?, ''), ?, ?, ?)`,
-			micros(e.At), e.Topic, string(e.Build), string(e.Attempt), string(e.Step), e.Slave, e.Who, e.Why, data)
+			VALUES (?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, ''), nullif(?, ''), ?, ?, ?)`,
+			n, micros(e.At), e.Topic, string(e.Build), string(e.Attempt), string(e.Step), e.Slave, e.Who, e.Why, data)
 		if err != nil {
 			return fmt.Errorf("event %s: %w", e.Topic, err)
 		}

@@ -121,14 +121,14 @@ const slaveColumns = `s.instance, s.name, s.holds_name, s.connected, s.since_us,
 	s.boot_id, s.fingerprint, s.journal_id, s.master, s.agent_version, s.features, s.labels, s.host, s.slots,
 	(SELECT count(*) FROM attempts a WHERE a.instance = s.instance AND a.slot = 1),
 	s.first_seen_us, s.drained, s.drained_us, s.drain_reason, s.quarantined_us, s.quarantine_reason,
-	s.refused_us, s.refused_why, s.slots_freed, s.start_id`
+	s.refused_us, s.refused_why, s.slots_freed, s.start_id, s.released_us`
 
 func scanSlave(r row, s *store.Slave) error {
 	var features, labels, host string
 	err := r.Scan(&s.Instance, &s.Name, &s.HoldsName, &s.Connected, us{&s.Since}, &s.Epoch, &s.Incarnation,
 		&s.BootID, &s.Fingerprint, &s.JournalID, &s.Master, &s.AgentVersion, &features, &labels, &host, &s.Slots,
 		&s.Busy, us{&s.FirstSeen}, &s.Drained, us{&s.DrainedAt}, &s.DrainReason, us{&s.Quarantined}, &s.QuarantineReason,
-		us{&s.RefusedAt}, &s.RefusedWhy, &s.Freed, &s.StartID)
+		us{&s.RefusedAt}, &s.RefusedWhy, &s.Freed, &s.StartID, us{&s.ReleasedAt})
 	if err != nil {
 		return err
 	}

@@ -209,7 +209,9 @@ func TestPlans(t *testing.T) {
 		"marks":     {`SELECT a.id FROM attempts a WHERE a.id` + in, []string{"(id=?)"}, false},
 		"events":    {`SELECT ` + eventColumns + ` FROM events WHERE n > ? ORDER BY n LIMIT ?`, []string{"(n>?)"}, false},
 		"of build":  {`SELECT ` + eventColumns + ` FROM events WHERE build_id = ? AND n IS NOT NULL ORDER BY n`, []string{"events_by_build (build_id=?"}, false},
-		"number":    {`SELECT max(n) FROM events`, []string{"COVERING INDEX sqlite_autoindex_events_1"}, false},
+		"number":    {newestEventQuery, []string{"sqlite_autoindex_counters_1 (name=?)"}, false},
+		"ended":     {`SELECT a.id FROM attempts a WHERE a.instance = ? AND a.finished_us > ? ORDER BY a.finished_us`, []string{"attempts_ended (instance=? AND finished_us>?)"}, false},
+		"requests":  {`SELECT key FROM requests WHERE build_id = ?`, []string{"requests_by_build (build_id=?)"}, false},
 		"log":       {logQuery, []string{"log_chunks_by_offset (step_id=? AND byte_offset>?)"}, false},
 	} {
 		rows, err := s.reader.Query(`EXPLAIN QUERY PLAN ` + literal.Replace(c.query))
@@ -335,5 +337,45 @@ func TestLongRecords(t *testing.T) {
 	}
 	if rec, err := s.Record(t.Context(), "B"); err != nil || len(rec.Attempts) != times {
 		t.Errorf("people see %d of %d attempts: %v", len(rec.Attempts), times, err)
+	}
+}
+
+// TestNumbersNeverGoBack: what was pruned does not give its number to others;
+// readers would take that for a restored store (P-event).
+func TestNumbersNeverGoBack(t *testing.T) {
+	s := openHere(t)
+	submit := func(id lifecycle.BuildID) {
+		t.Helper()
+		op := &store.Submit{Now: time.Now(), RequestKey: "key of " + string(id), Build: lifecycle.Build{ID: id, Name: "n", Spec: []byte("{}")}}
+		if err := s.Commit(t.Context(), op); err != nil || op.Err != nil {
+			t.Fatal(err, op.Err)
+		}
+	}
+	submit("A")
+	submit("B")
+	newest, err := s.NewestEvent(t.Context())
+	if err != nil || newest != 2 {
+		t.Fatalf("newest event %d: %v", newest, err)
+	}
+	// Request keys are found by their build.
+	for _, table := range []string{"requests", "waits", "events"} {
+		if err := s.exec(t.Context(), `DELETE FROM `+table+` WHERE build_id = 'B'`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.exec(t.Context(), `DELETE FROM builds WHERE id = 'B'`); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.NewestEvent(t.Context()); err != nil || n != newest {
+		t.Errorf("newest event %d after a prune, was %d: %v", n, newest, err)
+	}
+	submit("C")
+	events, err := s.Events(t.Context(), newest, 10)
+	if err != nil || len(events) != 1 || events[0].N != newest+1 || events[0].Build != "C" {
+		t.Errorf("events after %d: %+v %v", newest, events, err)
+	}
+	var number int
+	if err := s.reader.QueryRowContext(t.Context(), `SELECT number FROM v1_builds WHERE id = 'C'`).Scan(&number); err != nil || number != 3 {
+		t.Errorf("build C has number %d: %v", number, err)
 	}
 }

@@ -103,12 +103,22 @@ func testCancelUnshelve(r *rig) {
 		return op
 	}
 	r.want("unshelve a queued build", unshelve("").Err, store.ErrState)
+	early := unshelve("too early")
+	r.want("unshelve a queued build, with a key", early.Err, store.ErrState)
 
 	sl := r.slave("b7", 1)
 	sl.connect()
 	st := sl.running(id, 1)
 	st.end(lifecycle.AttemptEnded{State: lifecycle.AttemptFailed, Cause: retry.RunnerLost})
 	st.sendAll()
+	r.state(id, lifecycle.BuildShelved)
+
+	// The same key gets the same answer, in the same words, also if it was no.
+	again := unshelve("too early")
+	r.want("the refused request again", again.Err, store.ErrState)
+	if again.Err.Error() != early.Err.Error() || again.State != lifecycle.BuildQueued {
+		r.Errorf("first %q, then %q with state %s", early.Err, again.Err, again.State)
+	}
 	r.state(id, lifecycle.BuildShelved)
 
 	for range 2 { // the reply was lost: no second grant
@@ -124,10 +134,10 @@ func testCancelUnshelve(r *rig) {
 	r.commit(cancel)
 	r.want("cancel", cancel.Err, nil)
 	r.state(id, lifecycle.BuildCancelled)
-	again := &store.Cancel{Now: r.tick(), Build: id, Who: "bob"}
-	r.commit(again)
-	if again.Err != nil || again.State != lifecycle.BuildCancelled {
-		r.Errorf("cancel again: %s %v", again.State, again.Err)
+	twice := &store.Cancel{Now: r.tick(), Build: id, Who: "bob"}
+	r.commit(twice)
+	if twice.Err != nil || twice.State != lifecycle.BuildCancelled {
+		r.Errorf("cancel again: %s %v", twice.State, twice.Err)
 	}
 	missing := &store.Cancel{Now: r.tick(), Build: "nothing", Who: "ann"}
 	r.commit(missing)

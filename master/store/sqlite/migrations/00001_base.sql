@@ -13,6 +13,13 @@ CREATE TABLE store_meta (
     value TEXT NOT NULL
 );
 
+-- Numbers that were given; they never go back, whatever is pruned.
+CREATE TABLE counters (
+    name TEXT   NOT NULL PRIMARY KEY,
+    last BIGINT NOT NULL
+);
+INSERT INTO counters (name, last) VALUES ('builds', 0), ('events', 0);
+
 CREATE TABLE builds (
     id                 TEXT     NOT NULL PRIMARY KEY,
     n                  BIGINT   NOT NULL UNIQUE, -- order of submission
@@ -75,6 +82,7 @@ CREATE TABLE attempts (
 CREATE INDEX attempts_unsettled ON attempts (build_id, number) WHERE released = 0 OR started_us IS NOT NULL OR set_aside = 1;
 CREATE INDEX attempts_held ON attempts (instance, id) WHERE released = 0;
 CREATE INDEX attempts_slot ON attempts (instance) WHERE slot = 1;
+CREATE INDEX attempts_ended ON attempts (instance, finished_us) WHERE finished_us IS NOT NULL; -- for quarantine
 CREATE INDEX attempts_live ON attempts (instance, state) WHERE state IN ('assigned', 'running');
 
 CREATE TABLE steps (
@@ -162,6 +170,7 @@ CREATE TABLE slaves (
     drain_reason      TEXT     NOT NULL,
     quarantined_us    BIGINT,
     quarantine_reason TEXT     NOT NULL,
+    released_us       BIGINT,            -- when a person last ended a quarantine: ends before it no longer count
     refused_us        BIGINT,            -- when another was last refused in its place
     refused_why       TEXT     NOT NULL,
     slots_freed       BIGINT   NOT NULL  -- times that an accepted attempt has given its slot back
@@ -196,14 +205,16 @@ CREATE TABLE waits (
 );
 CREATE UNIQUE INDEX waits_open ON waits (build_id) WHERE to_us IS NULL;
 
--- Request keys (P-submit).
+-- Request keys (P-submit). They live as long as their build.
 CREATE TABLE requests (
-    key    TEXT   NOT NULL PRIMARY KEY,
-    kind   TEXT   NOT NULL,
-    body   TEXT   NOT NULL, -- SHA-256 of what was asked for
-    result TEXT   NOT NULL, -- JSON
-    at_us  BIGINT NOT NULL
+    key      TEXT   NOT NULL PRIMARY KEY,
+    kind     TEXT   NOT NULL,
+    body     TEXT   NOT NULL, -- SHA-256 of what was asked for
+    build_id TEXT   NOT NULL REFERENCES builds (id),
+    result   TEXT   NOT NULL, -- JSON
+    at_us    BIGINT NOT NULL
 );
+CREATE INDEX requests_by_build ON requests (build_id);
 
 -- Frames that broke the protocol, kept as evidence (P-refuse, P-diverged).
 CREATE TABLE refused_frames (
