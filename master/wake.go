@@ -49,14 +49,14 @@ func keysOf(ops []store.Op, events []lifecycle.Event) []notify.Key {
 		switch kind, _, _ := strings.Cut(e.Topic, "."); kind {
 		case "build", "attempt":
 			add(notify.Queue, "")
-			if e.Slave != "" {
-				add(notify.Slave, e.Slave)
+			if e.Instance != "" {
+				add(notify.Slave, string(e.Instance))
 			}
 		case "log":
 			// What is wanted of an attempt that has not reported its end does not
 			// depend on its logs (lifecycle.Want).
-			if maybe, known := last[e.Attempt]; e.Slave != "" && (maybe || !known) {
-				add(notify.Slave, e.Slave)
+			if maybe, known := last[e.Attempt]; e.Instance != "" && (maybe || !known) {
+				add(notify.Slave, string(e.Instance))
 			}
 		case "slave":
 			add(notify.Queue, "")

@@ -56,6 +56,9 @@ type data = map[string]any
 // emit notes an event of the build.
 func (r *Record) emit(e Event) {
 	e.Build = r.Build.ID
+	if a := r.Attempt(e.Attempt); a != nil {
+		e.Instance = a.Instance
+	}
 	r.notes.events = append(r.notes.events, e)
 }
 

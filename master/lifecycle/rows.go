@@ -170,7 +170,10 @@ type Event struct {
 	Attempt AttemptID
 	Step    StepID
 	Slave   string
-	Who     string
-	Why     string
-	Data    map[string]any
+	// Instance is the slave's that has the attempt. It is not stored with the
+	// event, only told to who is hinted at it: a name may pass to another.
+	Instance InstanceID
+	Who      string
+	Why      string
+	Data     map[string]any
 }

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -83,6 +84,32 @@ func TestIdentity(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A slave came back under another name with an attempt it was given under the
+// old one. What is said against the attempt reaches it at once: hints go by
+// instance, as the attempt does (P-want P31, P-cancel P45).
+func TestRenamedSlaveHearsOfACancel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := mastertest.Start(t, nil)
+		s := r.NewSlave("old", 1).MustConnect()
+		r.Submit(1)
+		st := s.Run()
+		s.CutAndWait()
+		s.Hello.SlaveName = "new"
+		s.Hello.Incarnation++
+		s.Hello.StartId = ulid.Make().String()
+		s.MustConnect()
+		synctest.Wait() // it has looked at what was wanted so far
+		began := time.Now()
+		r.Cancel(st.Build)
+		s.AwaitWant(st.ID, wantStop)
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("the stop came after %v", took)
+		}
+		s.Cut()
+		r.Stop()
+	})
 }
 
 // A link that is open only on our side: the new session wins at once, and what

@@ -27,7 +27,7 @@ type sentWant struct {
 
 // send is the only sender of the stream once Welcome is out.
 func (s *session) send(ctx context.Context, stream holdfastv1.LinkService_ConnectServer) error {
-	hints := s.server.hub.Subscribe(notify.Key{Kind: notify.Slave, ID: s.slave.Name})
+	hints := s.server.hub.Subscribe(notify.Key{Kind: notify.Slave, ID: string(s.slave.Instance)})
 	defer hints.Close()
 	look := time.NewTimer(s.server.cfg.SafetyPoll)
 	defer look.Stop()

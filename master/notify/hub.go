@@ -10,7 +10,7 @@ const (
 	Events Kind = iota // any new event; no ID
 	Build              // a build changed; its id
 	Log                // log bytes of a build were committed; its id
-	Slave              // what is wanted of a slave may have changed; its name
+	Slave              // what is wanted of a slave may have changed; its instance, for names change
 	Queue              // dispatch may be possible now; no ID
 	Away               // a slave went away; no ID
 )
