@@ -113,7 +113,7 @@ func New(cfg Config) (*Master, error) {
 		return nil, err
 	}
 	m.grpc = grpc.NewServer(
-		grpc.ForceServerCodecV2(api.Codec()),
+		grpc.ForceServerCodecV2(link.Codec(api.Codec())),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(maxHeader),
 		grpc.ConnectionTimeout(dialGrace),

@@ -12,8 +12,8 @@ import (
 // TestLogHints: a log that became whole makes a session look for a forget only
 // if it may be the last word of its attempt (P-forget).
 func TestLogHints(t *testing.T) {
-	whole := lifecycle.Event{Topic: lifecycle.TopicLogComplete, Build: "b", Attempt: "a", Slave: "s"}
-	ended := lifecycle.Event{Topic: lifecycle.TopicAttemptSucceeded, Build: "b", Attempt: "a", Slave: "s"}
+	whole := lifecycle.Event{Topic: lifecycle.TopicLogComplete, Build: "b", Attempt: "a", Slave: "s", Instance: "i"}
+	ended := lifecycle.Event{Topic: lifecycle.TopicAttemptSucceeded, Build: "b", Attempt: "a", Slave: "s", Instance: "i"}
 	for _, c := range []struct {
 		name   string
 		ops    []store.Op
@@ -29,7 +29,7 @@ func TestLogHints(t *testing.T) {
 		{"another attempt's bytes", []store.Op{&store.ApplyLog{Attempt: "other"}}, []lifecycle.Event{whole}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := slices.Contains(keysOf(c.ops, c.events), notify.Key{Kind: notify.Slave, ID: "s"}); got != c.want {
+			if got := slices.Contains(keysOf(c.ops, c.events), notify.Key{Kind: notify.Slave, ID: "i"}); got != c.want {
 				t.Errorf("the slave's session looks = %v, want %v", got, c.want)
 			}
 		})

@@ -20,6 +20,9 @@ func (s *Server) admit(ctx context.Context, end context.CancelCauseFunc, h *hold
 	if err := s.commit.Ready(); err != nil {
 		return nil, nil, refusal(err)
 	}
+	if err := s.unread.refuse(h); err != nil {
+		return nil, nil, err
+	}
 	// One at a time under a name, so that who comes second meets who came
 	// first (P-identity).
 	leave, err := s.registry.enter(ctx, h.GetSlaveName())
@@ -83,13 +86,26 @@ func (s *Server) connect(ctx context.Context, op *store.Connect) error {
 func (s *Server) leave(ctx context.Context, session *session, err error) {
 	s.registry.remove(session)
 	s.metrics.open.Dec()
-	s.metrics.countRefusal(err)
-	why := reasonOf(err)
-	session.log.Info("session over", "why", why)
+	s.blame(session, err)
+	session.log.Info("session over", "why", reasonOf(err))
 	s.work.Go(func() {
 		<-session.received // what it has queued comes first
-		s.disconnect(ctx, session.id(), session.slave.Name, why)
+		if _, told := rpcerr.From(err); !told {
+			// The stream broke. If it was gRPC that ended it, because of a
+			// message that it did not take in, only receive has heard why.
+			if refused, ok := rpcerr.From(session.receiveErr); ok {
+				err = refused
+				s.blame(session, err)
+			}
+		}
+		s.disconnect(ctx, session.id(), session.slave.Name, reasonOf(err))
 	})
+}
+
+// blame counts the end of a session that a message of its slave has caused.
+func (s *Server) blame(session *session, err error) {
+	s.metrics.countRefusal(err)
+	s.unread.note(session.slave.Instance, startOf(session.slave.Incarnation, session.startID), err)
 }
 
 // disconnect notes a slave as away, if the session is still its newest. It has

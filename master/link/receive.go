@@ -19,7 +19,7 @@ func (s *session) receive(ctx context.Context, stream holdfastv1.LinkService_Con
 	for {
 		req, err := stream.Recv()
 		if err != nil {
-			return err
+			return received(err)
 		}
 		if err := s.handle(ctx, req); err != nil {
 			return s.refuseFrame(ctx, err)
@@ -36,6 +36,9 @@ func (s *session) handle(ctx context.Context, req *holdfastv1.ConnectRequest) er
 		return nil
 	case *holdfastv1.ConnectRequest_Hello:
 		return rpcerr.New(rpcerr.BadFrame, "a second Hello in one session")
+	}
+	if err := checkDecoded(req); err != nil {
+		return err
 	}
 	attempt, epoch, ok := addressOf(req)
 	switch {

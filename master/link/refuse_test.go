@@ -7,6 +7,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/oklog/ulid/v2"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"holdfast/master/lifecycle"
@@ -331,6 +333,85 @@ func TestAckEpoch(t *testing.T) {
 	st.SendAll()
 	st.Say(st.Batch(2, 2))
 	st.AwaitAck(2)
+}
+
+// A message that names no place in a stream, or that gRPC itself will not take
+// in, cannot be counted against an attempt. Counted against the agent it ends in
+// a refusal at Hello, not in a reconnect loop, and a new start of the agent
+// begins anew (P-refuse P29, P-hello P8).
+func TestUnreadableMessagesAreNoLoop(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name   string
+		reason rpcerr.Reason // empty: gRPC speaks for itself
+		make   func(st *mastertest.Stream) proto.Message
+	}{
+		{"larger than gRPC takes", "", func(st *mastertest.Stream) proto.Message {
+			return &holdfastv1.StatusBatch{AttemptId: st.ID, Epoch: st.Epoch(), FirstSeq: 2, Updates: [][]byte{make([]byte, 5<<20)}}
+		}},
+		{"not decodable", rpcerr.BadFrame, func(*mastertest.Stream) proto.Message {
+			m := &holdfastv1.ConnectRequest{}
+			m.ProtoReflect().SetUnknown([]byte{2<<3 | 2, 1, 0xff}) // a StatusBatch that is none
+			return m
+		}},
+		{"a second Hello", rpcerr.BadFrame, func(st *mastertest.Stream) proto.Message { return st.Greeting() }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			r := mastertest.Start(t, nil)
+			other := r.NewSlave("other", 0).MustConnect()
+			s := r.NewSlave("b1", 1).MustConnect()
+			build := r.Submit(1)
+			st := s.Run()
+			sessions := 1
+			for ; ; sessions++ {
+				s.Say(tc.make(st))
+				if err := s.End(); !rpcerr.Is(err, tc.reason) && (tc.reason != "" || status.Code(err) != codes.ResourceExhausted) {
+					t.Fatalf("session %d ended with %v", sessions, err)
+				}
+				r.Until("counted", func() bool { return r.Metric("holdfast_link_frames_refused_total") == float64(sessions) })
+				err := s.Connect()
+				if err == nil && sessions < 100 {
+					continue
+				}
+				if !rpcerr.Is(err, rpcerr.BadHello) || !strings.Contains(err.Error(), "restart the agent") {
+					t.Fatalf("after %d sessions: %v", sessions, err)
+				}
+				break
+			}
+			if sessions < 2 {
+				t.Errorf("refused after one message")
+			}
+			if a := r.Record(build).Attempts[0]; a.Mark != 1 || a.State != lifecycle.AttemptRunning {
+				t.Errorf("attempt %s at %d", a.State, a.Mark)
+			}
+			if err := s.Connect(); !rpcerr.Is(err, rpcerr.BadHello) {
+				t.Errorf("the same agent again: %v", err)
+			}
+			s.Hello.StartId, s.Hello.Incarnation = ulid.Make().String(), s.Hello.GetIncarnation()+1
+			s.MustConnect()
+			st.Add(mastertest.Note("repaired"))
+			st.SendAll()
+			st.AwaitAck(2)
+			if !other.Quiet() && other.Next() == nil {
+				t.Errorf("the other session ended: %v", other.End())
+			}
+		})
+	}
+}
+
+// A first message that cannot be decoded is refused as a Hello (P8).
+func TestUnreadableHello(t *testing.T) {
+	t.Parallel()
+	r := mastertest.Start(t, nil)
+	s := r.NewSlave("b1", 1)
+	s.Open()
+	m := &holdfastv1.ConnectRequest{}
+	m.ProtoReflect().SetUnknown([]byte{1<<3 | 2, 1, 0xff})
+	s.Say(m)
+	if err := s.End(); !rpcerr.Is(err, rpcerr.BadHello) {
+		t.Errorf("ended with %v", err)
+	}
 }
 
 // A second Hello breaks the protocol (P-hello P8).

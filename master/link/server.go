@@ -29,6 +29,7 @@ type Server struct {
 	metrics  *metrics
 	logs     *zstd.Decoder // safe for concurrent use
 	registry registry
+	unread   unread
 
 	// work counts calls and goroutines of ours. It grows only under mu and
 	// before stopped, or from within work.

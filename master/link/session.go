@@ -30,8 +30,10 @@ type session struct {
 	end     context.CancelCauseFunc // ends the session and says why; the first reason stays
 	outbox  *outbox
 	room    *semaphore.Weighted // bytes that wait for a commit
-	// received is closed when receive is over: nothing is queued after it.
-	received chan struct{}
+	// received is closed when receive is over: nothing is queued after it, and
+	// receiveErr says why.
+	received   chan struct{}
+	receiveErr error
 	// failing is set by the first frame that was refused after its commit.
 	failing atomic.Bool
 
@@ -88,7 +90,8 @@ func (s *session) run(ctx context.Context, stream holdfastv1.LinkService_Connect
 
 	s.server.work.Go(func() {
 		defer close(s.received)
-		s.end(s.receive(ctx, stream))
+		s.receiveErr = s.receive(ctx, stream)
+		s.end(s.receiveErr)
 	})
 	sent := make(chan struct{})
 	go func() {
