@@ -36,13 +36,13 @@ func decodeBatch(m *holdfastv1.StatusBatch, limits *holdfastv1.Limits) (*store.A
 	}
 	switch {
 	case op.First == 0:
-		return nil, place(0, nil).because(rpcerr.BadFrame, "sequence numbers start at 1")
+		return nil, place(0, store.EncodeUpdates(op.Raw)).because(rpcerr.BadFrame, "sequence numbers start at 1")
 	case op.First > maxSeq:
-		return nil, place(op.First, nil).because(rpcerr.BadFrame, "sequence number %d is out of range", op.First)
+		return nil, place(op.First, store.EncodeUpdates(op.Raw)).because(rpcerr.BadFrame, "sequence number %d is out of range", op.First)
 	case len(op.Raw) == 0:
-		return nil, place(op.First, nil).because(rpcerr.BadFrame, "a batch without updates")
+		return nil, place(op.First, store.EncodeUpdates(op.Raw)).because(rpcerr.BadFrame, "a batch without updates")
 	case len(op.Raw) > int(limits.GetMaxBatchUpdates()), size > int(limits.GetMaxBatchBytes()):
-		return nil, place(op.First, nil).because(rpcerr.TooLarge, "%d updates with %d bytes exceed the limits of %d and %d",
+		return nil, place(op.First, store.EncodeUpdates(op.Raw)).because(rpcerr.TooLarge, "%d updates with %d bytes exceed the limits of %d and %d",
 			len(op.Raw), size, limits.GetMaxBatchUpdates(), limits.GetMaxBatchBytes())
 	}
 	op.Updates = make([]lifecycle.Update, 0, len(op.Raw))
@@ -63,11 +63,20 @@ func decodeBatch(m *holdfastv1.StatusBatch, limits *holdfastv1.Limits) (*store.A
 	return op, nil
 }
 
+// rawOf is a message as evidence: the bytes that came, but for their order.
+func rawOf(m proto.Message) []byte {
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return nil // it was decoded from bytes
+	}
+	return raw
+}
+
 // decodeGap translates a Gap.
 func decodeGap(m *holdfastv1.Gap) (*store.ApplyGap, error) {
 	from, to := lifecycle.Seq(m.GetFromSeq()), lifecycle.Seq(m.GetToSeq())
 	if from == 0 || to < from || to > maxSeq {
-		place := &frameError{attempt: lifecycle.AttemptID(m.GetAttemptId()), seq: min(from, maxSeq)}
+		place := &frameError{attempt: lifecycle.AttemptID(m.GetAttemptId()), seq: min(from, maxSeq), raw: rawOf(m)}
 		return nil, place.because(rpcerr.BadFrame, "a gap from %d to %d", from, to)
 	}
 	return &store.ApplyGap{
@@ -84,7 +93,7 @@ func decodeAbsent(m *holdfastv1.Absent) (*store.ApplyAbsent, error) {
 		return op, nil
 	}
 	if m.GetLastSeq() > maxSeq {
-		return nil, (&frameError{attempt: op.Attempt}).because(rpcerr.BadFrame, "a tombstone with sequence number %d", m.GetLastSeq())
+		return nil, (&frameError{attempt: op.Attempt, raw: rawOf(m)}).because(rpcerr.BadFrame, "a tombstone with sequence number %d", m.GetLastSeq())
 	}
 	// A state without a name is no state that a tombstone can tell; the rules
 	// refuse it, unless all they want to hear is that the attempt is gone.

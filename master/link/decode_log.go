@@ -81,7 +81,7 @@ const maxOverhead = 4 << 10
 
 // decodeLogGap translates a LogGap.
 func decodeLogGap(m *holdfastv1.LogGap) (*store.ApplyLogGap, error) {
-	place := logPlace(m.GetAttemptId(), m.GetStepId(), m.GetFromOffset(), nil)
+	place := logPlace(m.GetAttemptId(), m.GetStepId(), m.GetFromOffset(), rawOf(m))
 	from, to := m.GetFromOffset(), m.GetToOffset()
 	switch {
 	case !validID(m.GetStepId()):

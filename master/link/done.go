@@ -23,11 +23,19 @@ func (s *session) statusDone(ctx context.Context, op *store.ApplyStatus, err err
 		}
 	case errors.Is(err, store.ErrBeyond):
 	default:
-		s.failed(ctx, err, kept(op.Attempt, op.First, store.EncodeUpdates(op.Raw)))
+		s.failed(ctx, err, badUpdate(op))
 		return
 	}
 	s.marks[op.Attempt] = op.Mark
 	s.outbox.ackStatus(op.Attempt, op.Mark, op.Chain, mayStart(op, err))
+}
+
+// badUpdate names the update that a rule refused, or else the batch.
+func badUpdate(op *store.ApplyStatus) *frameError {
+	if op.Bad == 0 {
+		return kept(op.Attempt, op.First, store.EncodeUpdates(op.Raw))
+	}
+	return kept(op.Attempt, op.Bad, op.Raw[op.Bad-op.First])
 }
 
 // mayStart reports whether the ACK of this batch may let processes start: it is
@@ -61,18 +69,18 @@ func (s *session) logDone(ctx context.Context, place *frameError, end, mark int6
 	s.outbox.ackLog(place.attempt, place.step, mark)
 }
 
-func (s *session) gapDone(ctx context.Context, op *store.ApplyGap, err error) {
+func (s *session) gapDone(ctx context.Context, op *store.ApplyGap, raw []byte, err error) {
 	if err = first(err, op.Err); err != nil && !errors.Is(err, store.ErrBeyond) {
-		s.failed(ctx, err, kept(op.Attempt, op.From, nil))
+		s.failed(ctx, err, kept(op.Attempt, op.From, raw))
 		return
 	}
 	s.marks[op.Attempt] = op.Mark
 	s.outbox.ackStatus(op.Attempt, op.Mark, op.Chain, true)
 }
 
-func (s *session) absentDone(ctx context.Context, op *store.ApplyAbsent, err error) {
+func (s *session) absentDone(ctx context.Context, op *store.ApplyAbsent, raw []byte, err error) {
 	if err = first(err, op.Err); err != nil {
-		s.failed(ctx, err, kept(op.Attempt, 0, nil))
+		s.failed(ctx, err, kept(op.Attempt, 0, raw))
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/oklog/ulid/v2"
 
+	"holdfast/master/lifecycle"
 	"holdfast/master/mastertest"
 	"holdfast/master/store"
 	holdfastv1 "holdfast/proto/holdfast/v1"
@@ -245,7 +246,8 @@ func TestCloneRace(t *testing.T) {
 func TestConnectThatNobodyWaitsFor(t *testing.T) {
 	t.Parallel()
 	r := mastertest.Start(t, nil)
-	r.Submit(1) // the master runs
+	// The master runs, and its dispatcher has nothing more to commit.
+	r.UntilBuild(r.Submit(1), "looked at", func(rec *lifecycle.Record) bool { return rec.Build.Wait == lifecycle.WaitNoSlave })
 	r.Until("quiet", func() bool { return r.Metric("holdfast_master_commit_queue_ops") == 0 })
 	r.Gate.Hold()
 	s := r.NewSlave("b1", 1)

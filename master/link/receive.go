@@ -116,7 +116,7 @@ func (s *session) gap(ctx context.Context, size int64, m *holdfastv1.Gap) error 
 		return err
 	}
 	op.Now, op.Session = time.Now(), s.id()
-	return s.queue(ctx, size, op, func(err error) { s.gapDone(ctx, op, err) })
+	return s.queue(ctx, size, op, func(err error) { s.gapDone(ctx, op, rawOf(m), err) })
 }
 
 func (s *session) logGap(ctx context.Context, size int64, m *holdfastv1.LogGap) error {
@@ -125,7 +125,7 @@ func (s *session) logGap(ctx context.Context, size int64, m *holdfastv1.LogGap) 
 		return err
 	}
 	op.Now, op.Session = time.Now(), s.id()
-	place := &frameError{attempt: op.Attempt, step: op.Step, offset: op.From}
+	place := &frameError{attempt: op.Attempt, step: op.Step, offset: op.From, raw: rawOf(m)}
 	return s.queue(ctx, size, op, func(err error) { s.logDone(ctx, place, op.To, op.Mark, first(err, op.Err)) })
 }
 
@@ -135,7 +135,7 @@ func (s *session) absent(ctx context.Context, size int64, m *holdfastv1.Absent) 
 		return err
 	}
 	op.Now, op.Session, op.Jitter = time.Now(), s.id(), s.server.cfg.Jitter()
-	return s.queue(ctx, size, op, func(err error) { s.absentDone(ctx, op, err) })
+	return s.queue(ctx, size, op, func(err error) { s.absentDone(ctx, op, rawOf(m), err) })
 }
 
 // queue hands op to the committer; done runs after the commit, with its error.

@@ -208,6 +208,15 @@ func TestRefuseTwice(t *testing.T) {
 				}
 				s.MustConnect()
 			}
+			kept := evidence(t, r, st.ID)
+			for _, raw := range kept {
+				if len(raw) > 256<<10 || len(raw) == 0 && tc.name != "empty batch" && tc.name != "log: empty" {
+					t.Errorf("%d bytes are kept of a refused frame", len(raw))
+				}
+			}
+			if len(kept) != 2 {
+				t.Errorf("%d refused frames are kept", len(kept))
+			}
 			rec := r.Record(build)
 			if a := rec.Attempts[0]; a.State != lifecycle.AttemptFailed || a.Cause != retry.StreamRefused || rec.Build.State != lifecycle.BuildShelved {
 				t.Errorf("attempt %s, %s; build %s", a.State, a.Cause, rec.Build.State)
@@ -259,23 +268,56 @@ func TestRefusedAtManyPlaces(t *testing.T) {
 	}
 }
 
-// The good updates ahead of a bad one are kept (P29).
+// The good updates ahead of a bad one are kept, and the bad one is named, whether
+// it cannot be read or a rule refuses it (P29).
 func TestRefusedBatchKeepsItsHead(t *testing.T) {
 	t.Parallel()
-	r := mastertest.Start(t, nil)
-	s := r.NewSlave("b1", 1).MustConnect()
-	build := r.Submit(1)
-	st := s.Run()
-	st.Add(mastertest.Note("good"))
-	st.Raw = append(st.Raw, []byte("garbage"))
-	s.Say(st.Batch(2, 3))
-	err := s.End()
-	if refused, _ := rpcerr.From(err); !rpcerr.Is(err, rpcerr.BadFrame) || refused.Meta["seq"] != "3" {
-		t.Errorf("session ended with %v", err)
+	for name, bad := range map[string]func(st *mastertest.Stream){
+		"garbage": func(st *mastertest.Stream) { st.Raw = append(st.Raw, []byte("garbage")) },
+		"illegal": func(st *mastertest.Stream) { st.Add(mastertest.Accepted()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := mastertest.Start(t, nil)
+			s := r.NewSlave("b1", 1).MustConnect()
+			build := r.Submit(1)
+			st := s.Run()
+			st.Add(mastertest.Note("good"))
+			bad(st)
+			st.Add(mastertest.Note("behind it"))
+			s.Say(st.Batch(2, 4))
+			err := s.End()
+			if refused, _ := rpcerr.From(err); !rpcerr.Is(err, rpcerr.BadFrame) || refused.Meta["seq"] != "3" {
+				t.Errorf("session ended with %v", err)
+			}
+			if a := r.Record(build).Attempts[0]; a.Mark != 2 || a.Refused != 1 || a.RefusedSeq != 3 {
+				t.Errorf("mark %d, refused %d times at %d", a.Mark, a.Refused, a.RefusedSeq)
+			}
+			if kept := evidence(t, r, st.ID); len(kept) != 1 || !bytes.Equal(kept[0], st.Raw[2]) {
+				t.Errorf("kept %q", kept)
+			}
+		})
 	}
-	if a := r.Record(build).Attempts[0]; a.Mark != 2 || a.Refused != 1 || a.RefusedSeq != 3 {
-		t.Errorf("mark %d, refused %d times at %d", a.Mark, a.Refused, a.RefusedSeq)
+}
+
+// evidence returns the raw bytes that are kept of refused frames.
+func evidence(t *testing.T, r *mastertest.Rig, attempt string) (kept [][]byte) {
+	t.Helper()
+	rows, err := r.Store.Views().Query(`SELECT data FROM refused_frames WHERE attempt_id = ? ORDER BY at_us`, attempt)
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer rows.Close()
+	for rows.Next() {
+		var data []byte
+		if err := rows.Scan(&data); err != nil {
+			t.Fatal(err)
+		}
+		kept = append(kept, data)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return kept
 }
 
 // What is not this session's: another slave's attempt, one that nobody knows,

@@ -16,7 +16,8 @@ type Op interface {
 	// keys names what the op needs to see.
 	keys(*Keys)
 	// apply runs the op's rule and sets its results. A nil return is success
-	// or a refusal without any effect, told in the op's Err; errUndo is a
+	// or a refusal, told in the op's Err, without any effect but the one that
+	// the op's own comment tells of; errUndo is a
 	// refusal after something was changed in memory. Other errors are failures
 	// of the transaction.
 	apply(context.Context, *group) error
@@ -102,7 +103,10 @@ type ApplyStatus struct {
 	// results
 	Mark  lifecycle.Seq // the store's mark now; also set when Err is ErrBeyond
 	Chain uint32
-	Err   error
+	// Bad is the update that Err is about when a rule has refused it; those in
+	// front of it are committed all the same (P-refuse). 0: the batch as a whole.
+	Bad lifecycle.Seq
+	Err error
 
 	emitted
 }

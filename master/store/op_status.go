@@ -31,7 +31,7 @@ func (op *ApplyStatus) changesState() bool {
 	return false
 }
 
-func (op *ApplyStatus) reset()           { op.Mark, op.Chain, op.Err = 0, 0, nil }
+func (op *ApplyStatus) reset()           { op.Mark, op.Chain, op.Bad, op.Err = 0, 0, 0, nil }
 func (op *ApplyStatus) refuse(err error) { op.Err = err }
 
 // apply is P-apply.
@@ -58,20 +58,22 @@ func (op *ApplyStatus) apply(ctx context.Context, g *group) error {
 	if chain.ExtendAll(op.CRCBefore, op.Raw[:known]) != a.Chain {
 		return g.diverged(op, a)
 	}
+	raw, crc := op.Raw[known:], op.CRCAfter
 	if op.changesState() {
-		if err := op.update(g, a, known); err != nil {
-			return err
-		}
-		if op.Err != nil {
-			return nil
+		if good := op.update(g, a, known); good < len(raw) {
+			raw, last = raw[:good], a.Mark+lifecycle.Seq(good)
+			crc = chain.ExtendAll(a.Chain, raw)
 		}
 	}
+	if len(raw) == 0 {
+		return nil
+	}
 	g.frames = append(g.frames, Frame{
-		Attempt: a.ID, First: a.Mark + 1, Last: last, CRCBefore: a.Chain, CRCAfter: op.CRCAfter,
-		Received: op.Now, Data: EncodeUpdates(op.Raw[known:]),
+		Attempt: a.ID, First: a.Mark + 1, Last: last, CRCBefore: a.Chain, CRCAfter: crc,
+		Received: op.Now, Data: EncodeUpdates(raw),
 	})
-	g.moveMark(a, op.Session, last, op.CRCAfter)
-	op.Mark, op.Chain = last, op.CRCAfter
+	g.moveMark(a, op.Session, last, crc)
+	op.Mark, op.Chain = last, crc
 	return nil
 }
 
@@ -91,21 +93,18 @@ func (op *ApplyStatus) check() error {
 	return nil
 }
 
-// update runs the rules on the updates after the known ones.
-func (op *ApplyStatus) update(g *group, a *attemptState, known int) error {
+// update runs the rules on the updates after the known ones, up to the first
+// that a rule refuses: a rule refuses before it changes anything. It returns how
+// many were applied.
+func (op *ApplyStatus) update(g *group, a *attemptState, known int) (good int) {
 	r := g.record(a.Build)
 	for i, u := range op.Updates[known:] {
-		err := r.Update(op.Now, op.Jitter, a.ID, u)
-		if err == nil {
-			continue
+		if err := r.Update(op.Now, op.Jitter, a.ID, u); err != nil {
+			op.Bad, op.Err = u.Seq, ruleError(err)
+			return i
 		}
-		op.Err = ruleError(err)
-		if i > 0 {
-			return errUndo // the batch has no effect as a whole
-		}
-		return nil
 	}
-	return nil
+	return len(op.Updates) - known
 }
 
 // duplicate answers a batch the store has. It is acknowledged again, without

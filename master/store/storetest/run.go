@@ -31,6 +31,7 @@ var cases = []struct {
 	{"ApplyAfterEnd", testApplyAfterEnd},
 	{"ApplyGroup", testApplyGroup},
 	{"BadFrames", testBadFrames},
+	{"BadUpdate", testBadUpdate},
 	{"Fence", testFence},
 	{"T-ack-epoch", testAckEpoch},
 	{"Diverged", testDiverged},

@@ -119,16 +119,12 @@ func testApplyGroup(r *rig) {
 			}
 		}
 	}
-	// The bad batch began with an update that was right: it had no effect.
-	if s := r.attempt(a).Steps[0]; s.State != lifecycle.StepPending {
-		r.Errorf("step is %s after a batch that was refused", s.State)
+	// The bad batch began with an update that was right: that one stands.
+	if a := r.attempt(a); a.Mark != 8 || a.Steps[0].State != lifecycle.StepRunning {
+		r.Errorf("mark %d, step %s after a batch that was refused at its second update", a.Mark, a.Steps[0].State)
 	}
 	a.raw, a.updates = a.raw[:8], a.updates[:8]
-	a.sendAll()
 	b.sendAll()
-	if s := r.attempt(a).Steps[0]; s.State != lifecycle.StepRunning {
-		r.Errorf("step is %s", s.State)
-	}
 }
 
 func testBadFrames(r *rig) {
@@ -154,6 +150,39 @@ func testBadFrames(r *rig) {
 		r.Errorf("mark %d after bad frames", a.Mark)
 	}
 	st.sendAll()
+}
+
+// testBadUpdate: what a rule refuses is named, and what the stream said before
+// it stands (P-refuse P29).
+func testBadUpdate(r *rig) {
+	_, st := r.begin("b7", 0)
+	st.broken = true // it forged an update
+	st.add(lifecycle.StepStarted{Step: st.steps[0], Started: r.now})
+	st.add(lifecycle.Note{Text: "good"})
+	st.add(lifecycle.Accepted{}) // a second time
+	st.add(lifecycle.Note{Text: "behind it"})
+	for range 2 { // the same group, run again
+		op := st.batch(1, 5)
+		r.commit(op)
+		r.want("bad update", op.Err, store.ErrBadFrame)
+		if op.Bad != 4 || op.Mark != 3 || op.Chain != chain.ExtendAll(0, st.raw[:3]) {
+			r.Errorf("bad update is %d, mark %d, chain %08x", op.Bad, op.Mark, op.Chain)
+		}
+	}
+	a := r.attempt(st)
+	if a.Mark != 3 || a.Steps[0].State != lifecycle.StepRunning {
+		r.Errorf("mark %d, step %s", a.Mark, a.Steps[0].State)
+	}
+	if topics := r.topics(st.build); count(topics, "note") != 1 || count(topics, "step.started") != 1 {
+		r.Errorf("topics %v", topics)
+	}
+	// The first of a batch: nothing is left to commit.
+	op := st.batch(4, 5)
+	r.commit(op)
+	r.want("bad update", op.Err, store.ErrBadFrame)
+	if op.Bad != 4 || op.Mark != 3 || r.attempt(st).Mark != 3 {
+		r.Errorf("bad update is %d, mark %d", op.Bad, op.Mark)
+	}
 }
 
 // testFence is P-fence: only the newest session of the attempt's own slave
