@@ -202,6 +202,32 @@ func TestDiverged(t *testing.T) {
 	}
 }
 
+// A slave whose stream differs comes back with it again and again: what was kept
+// of the first time is evidence enough (P28, P-bounded P6).
+func TestDivergedAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	r := mastertest.Start(t, nil)
+	s := r.NewSlave("b1", 1).MustConnect()
+	r.Submit(1)
+	st := s.Run()
+	for i := range 5 {
+		other := mastertest.Note(strings.Repeat(string(rune('a'+i)), 200<<10))
+		other.Seq = 1
+		raw, err := proto.Marshal(other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Say(&holdfastv1.StatusBatch{AttemptId: st.ID, Epoch: s.Epoch(), FirstSeq: 1, Updates: [][]byte{raw}, CrcAfter: chain.Extend(0, raw)})
+		if err := s.End(); !rpcerr.Is(err, rpcerr.Diverged) {
+			t.Fatalf("session ended with %v", err)
+		}
+		s.MustConnect()
+	}
+	if kept := evidence(t, r, st.ID); len(kept) != 1 || len(kept[0]) < 200<<10 {
+		t.Errorf("%d frames are kept", len(kept))
+	}
+}
+
 // Hello alone shows that the slave went back in time (P-back P26), or that its
 // stream is another one (P-diverged P28).
 func TestHelloTellsTheStream(t *testing.T) {

@@ -161,13 +161,16 @@ func (g *group) frame(id lifecycle.AttemptID, seq lifecycle.Seq) (Frame, bool) {
 func (g *group) diverged(op *ApplyStatus, a *attemptState) error {
 	op.Err = ErrDiverged
 	detail := fmt.Sprintf("the slave's stream differs at or before seq %d", op.First+lifecycle.Seq(len(op.Raw))-1)
+	known := a.full != nil && a.full.SetAside
 	if err := g.endRefused(op.Now, op.Jitter, op.Session, a, retry.Diverged, detail); err != nil {
 		return err
 	}
-	g.keepRefused(RefusedFrame{
-		Attempt: a.ID, Seq: op.First, Epoch: op.Session.Epoch, Why: "diverged: " + detail,
-		At: op.Now, Data: EncodeUpdates(op.Raw),
-	})
+	if !known { // one that was set aside has evidence enough
+		g.keepRefused(RefusedFrame{
+			Attempt: a.ID, Seq: op.First, Epoch: op.Session.Epoch, Why: "diverged: " + detail,
+			At: op.Now, Data: EncodeUpdates(op.Raw),
+		})
+	}
 	return nil
 }
 
@@ -191,8 +194,12 @@ func (f *RefusedFrame) samePlace(o *RefusedFrame) bool {
 	return f.Attempt == o.Attempt && f.Seq == o.Seq && f.Step == o.Step && f.Offset == o.Offset
 }
 
+// maxRefused bounds the bytes that are kept of one refused frame (P-refuse).
+const maxRefused = 256 << 10
+
 // keepRefused keeps the bytes of a refused frame, once per session and place.
 func (g *group) keepRefused(f RefusedFrame) {
+	f.Data = f.Data[:min(len(f.Data), maxRefused)]
 	for i := range g.refusals {
 		if old := &g.refusals[i]; old.samePlace(&f) && old.Epoch == f.Epoch {
 			return
