@@ -34,6 +34,7 @@ type Agent struct {
 
 	// Set by Run before any goroutine starts; constant afterwards.
 	id      *identity
+	startID string // of this Run; tells its agent from one on a copy of the directory
 	journal *journal.Journal
 	tombs   *tombstones
 	runners Runners
@@ -93,6 +94,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.id, err = readIdentity(a.cfg.Dir, a.cfg.Entropy, a.cfg.NoSync); err != nil {
 		return err
 	}
+	startID, err := ulid.New(ulid.Now(), a.cfg.Entropy)
+	if err != nil {
+		return fmt.Errorf("make a start id: %w", err)
+	}
+	a.startID = startID.String()
 	j, opened, err := a.openJournal(ctx)
 	if err != nil {
 		if ctx.Err() != nil {

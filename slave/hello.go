@@ -17,6 +17,7 @@ func (a *Agent) hello() *holdfastv1.Hello {
 		JournalId:    a.journal.ID(),
 		HighestEpoch: id.HighestEpoch,
 		StoreId:      id.StoreID,
+		StartId:      a.startID,
 		AgentVersion: a.cfg.Version,
 		Features:     features,
 		Labels:       a.cfg.Labels,

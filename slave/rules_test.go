@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/oklog/ulid/v2"
 	"google.golang.org/protobuf/proto"
 
 	holdfastv1 "holdfast/proto/holdfast/v1"
@@ -221,6 +222,29 @@ func TestWelcomeOfAnOldEpoch(t *testing.T) {
 	f.master.sameEpoch = false
 	f.master.mu.Unlock()
 	f.kinds(attempt, "accepted", "start1")
+}
+
+// P-identity: each start of an agent has an id of its own, the same in all its
+// sessions: it alone tells two agents on copies of one directory apart.
+func TestHelloNamesTheStart(t *testing.T) {
+	f := newFarm(t)
+	f.connected()
+	f.master.cut(io.EOF)
+	f.master.until("a second session", func() bool { return len(f.master.hellos) == 2 })
+	f.kill()
+	f.connected()
+	f.master.mu.Lock()
+	defer f.master.mu.Unlock()
+	var ids []string
+	for _, h := range f.master.hellos {
+		if _, err := ulid.ParseStrict(h.GetStartId()); err != nil {
+			t.Errorf("start id %q: %v", h.GetStartId(), err)
+		}
+		ids = append(ids, h.GetStartId())
+	}
+	if ids[0] != ids[1] || ids[1] == ids[2] {
+		t.Errorf("start ids %v: the first two are of one start, the third is not", ids)
+	}
 }
 
 // P-incarnation: a journal with records and no identity stops the agent.

@@ -58,6 +58,35 @@ func TestClone(t *testing.T) {
 		settledOn(t, f, first)
 	})
 
+	// Both count the same start on the same machine: only their start ids differ.
+	t.Run("copy of a stopped directory", func(t *testing.T) {
+		t.Parallel()
+		f := newFarm(t)
+		first := f.slave("b1")
+		f.settled(f.submit("name: before\nsteps:\n  - {name: s, run: 'true'}\n"), 20*time.Second, "succeeded")
+		first.kill()
+		other := filepath.Join(f.dir, "slave-copy")
+		if out, err := exec.Command("cp", "-a", f.slaveDir("b1"), other).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		os.Remove(filepath.Join(other, "agent.sock"))
+		second := startDaemon(t, "b1-copy", "slave", "--data", other, "--name", "b1", "--master", f.link.addr)
+		first.start()
+		t.Cleanup(func() { killMarked(other) })
+		eventually(t, 20*time.Second, "one of them says why it is refused", func() bool { return refused(first) || refused(second) })
+		if refused(first) && refused(second) {
+			t.Fatal("both are refused")
+		}
+		if a, b := readIdentity(t, f.slaveDir("b1")).Incarnation, readIdentity(t, other).Incarnation; a != b {
+			t.Fatalf("they count %d and %d starts: this is the other case", a, b)
+		}
+		admitted := first
+		if refused(first) {
+			admitted = second
+		}
+		settledOn(t, f, admitted)
+	})
+
 	t.Run("copied directory", func(t *testing.T) {
 		t.Parallel()
 		f := newFarm(t)
@@ -102,16 +131,27 @@ func TestRegisterOnce(t *testing.T) {
 	if len(list) != 1 {
 		t.Fatalf("%d slaves after %d restarts: %+v", len(list), restarts, list)
 	}
-	var id struct {
-		Instance    string `json:"instance"`
-		Incarnation uint64 `json:"incarnation"`
+	id := readIdentity(t, f.slaveDir("b1"))
+	if id.Instance != list[0].Instance || id.Incarnation > uint64(restarts)+1 {
+		t.Errorf("the master knows %s, the slave is %+v", list[0].Instance, id)
 	}
-	b, err := os.ReadFile(filepath.Join(f.slaveDir("b1"), "identity.json"))
+	t.Logf("%d of %d lives came as far as an incarnation, %d of them to a session", id.Incarnation, restarts+1, list[0].Epoch)
+}
+
+// identity is what DIR/identity.json says.
+type identity struct {
+	Instance    string `json:"instance"`
+	Incarnation uint64 `json:"incarnation"`
+}
+
+func readIdentity(t *testing.T, dir string) (id identity) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, "identity.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := json.Unmarshal(b, &id); err != nil || id.Instance != list[0].Instance || id.Incarnation > uint64(restarts)+1 {
-		t.Errorf("the master knows %s, %s says %+v (%v)", list[0].Instance, b, id, err)
+	if err := json.Unmarshal(b, &id); err != nil {
+		t.Fatalf("%s: %v", b, err)
 	}
-	t.Logf("%d of %d lives came as far as an incarnation, %d of them to a session", id.Incarnation, restarts+1, list[0].Epoch)
+	return id
 }
