@@ -37,6 +37,7 @@ type Agent struct {
 	startID string // of this Run; tells its agent from one on a copy of the directory
 	journal *journal.Journal
 	tombs   *tombstones
+	left    *leftovers
 	runners Runners
 	spawn   func(func(context.Context) error) // adds a goroutine to Run's group
 
@@ -201,6 +202,7 @@ func (a *Agent) live(ctx context.Context, opened journal.Opened, journalDone *jo
 	g.Go(func() error { return l.run(gctx) })
 	g.Go(func() error { return a.watchRunners(gctx) })
 	g.Go(func() error { return a.watchRoom(gctx) })
+	g.Go(func() error { return a.left.watch(gctx) })
 	g.Go(func() error { return a.awaitDrained(gctx) })
 	g.Go(func() error {
 		select {

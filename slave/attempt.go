@@ -40,7 +40,6 @@ type attempt struct {
 	forget   *forgetOrder
 	logs     []logState
 	looks    uint64 // raised by each wake of the runners: spools may have grown
-	leftover string // what could not be killed
 	sentNext uint64 // after the highest update ever sent, for the metric
 	seen     bool   // the directory has been looked at since the agent started
 	gone     bool   // dropped from the journal

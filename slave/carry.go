@@ -110,7 +110,9 @@ func (t *attempt) watch(ctx context.Context, stop *stopOrder) (time.Duration, er
 		return t.orphaned(ctx, s, stop)
 	}
 	if left := s.left(); len(left) > 0 {
-		t.strand(left)
+		if err := t.a.left.add(ctx, t.meta.Attempt, t.meta.StepIDs, left); err != nil {
+			return 0, err
+		}
 	}
 	news := false
 	if err := t.report(ctx, s.end != nil, func(b *batch) { b.tell(s); news = !b.empty() }); err != nil {
@@ -187,7 +189,9 @@ func (t *attempt) orphaned(ctx context.Context, s *sight, stop *stopOrder) (time
 		return lookRetry, nil
 	}
 	if len(left) > 0 {
-		t.strand(left)
+		if err := t.a.left.add(ctx, t.meta.Attempt, t.meta.StepIDs, left); err != nil {
+			return 0, err
+		}
 	}
 	if s.end == nil {
 		s.end = s.recordedEnd(t.meta.spec.GetSteps())
@@ -232,17 +236,6 @@ func (t *attempt) endUnstarted(ctx context.Context, why *stopOrder) error {
 	t.a.changed()
 	t.poke()
 	return nil
-}
-
-// strand notes processes that nothing can kill: the slave takes no new build.
-func (t *attempt) strand(left []string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.leftover != "" {
-		return
-	}
-	t.leftover = fmt.Sprintf("attempt %s left processes that cannot be killed: %s", t.meta.Attempt, strings.Join(left, "; "))
-	t.log.Error("cannot kill what the attempt left running; no new builds are taken", "left", left)
 }
 
 func isNoSpace(err error) bool {

@@ -40,6 +40,7 @@
 //	         ├─ attempt.run        one for each attempt held
 //	         ├─ watchRunners       wake-ups → a look at every attempt
 //	         ├─ watchRoom          a full journal → room again
+//	         ├─ leftovers.watch    while something cannot be killed
 //	         ├─ awaitDrained       ends Run after Drain
 //	         ├─ processes.run      wake FIFO, deaths of runners     (real runners
 //	         ├─ serveSock          copies of the journal             only)
@@ -54,6 +55,7 @@
 //	identity.json       instance, incarnation, highest epoch, store   identity
 //	journal.db          per attempt: meta, launch, report, frames     attempt.report
 //	                    tombstones                                    tombstones
+//	                    what could not be killed                      leftovers
 //	attempts/ID/        plan, records, spool                          runner; attempt removes it
 //	work/ID, kept/NAME  workspaces                                    attempt
 //	refused/            frames that a store refused or a snapshot replaced, for people; bounded

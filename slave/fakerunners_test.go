@@ -101,6 +101,12 @@ func (f *fakeRunners) KillLeftovers(_ context.Context, dir string) ([]string, er
 	return f.left, nil
 }
 
+func (f *fakeRunners) KillMarked(context.Context, []string) ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.left, nil
+}
+
 // of returns the runner of an attempt, once it is launched.
 func (f *fakeRunners) of(attempt string) *fakeRunner {
 	f.tb.Helper()

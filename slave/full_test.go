@@ -14,12 +14,17 @@ import (
 // words.
 func (f *farm) fillJournal(urgent bool) {
 	f.tb.Helper()
+	size := 500
 	for i := 0; ; i++ {
 		err := f.agent.journal.Append(f.tb.Context(), journal.Write{
-			Stream: tombstoneStream + "-filler", Urgent: urgent, Puts: map[string][]byte{fmt.Sprint(urgent, i): make([]byte, 500)},
+			Stream: tombstoneStream + "-filler", Urgent: urgent, Puts: map[string][]byte{fmt.Sprint(urgent, i): make([]byte, size)},
 		})
 		if errors.Is(err, journal.ErrFull) {
-			return
+			if size == 0 {
+				return
+			}
+			size /= 10
+			continue
 		}
 		if err != nil {
 			f.tb.Fatal(err)

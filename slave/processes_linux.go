@@ -186,6 +186,10 @@ func (p *processes) awaitDeath(ctx context.Context, dir string, pid int) {
 // killRunnerPatience is how long a killed runner may take to be gone.
 const killRunnerPatience = 10 * time.Second
 
+func (p *processes) KillMarked(ctx context.Context, steps []string) ([]string, error) {
+	return runner.KillMarked(ctx, steps)
+}
+
 // KillLeftovers kills a runner that still lives first. Its steps, which it can
 // then no longer reap, die with the leftovers.
 func (p *processes) KillLeftovers(ctx context.Context, dir string) ([]string, error) {

@@ -14,6 +14,7 @@ import (
 
 	"holdfast/journal"
 	"holdfast/retry"
+	"holdfast/slave/runner"
 )
 
 // maxOrphans is how many directories of attempts without a journal record are
@@ -47,6 +48,9 @@ func (a *Agent) resume(ctx context.Context) error {
 	if a.tombs, err = loadTombstones(a.journal, maxTombstones); err != nil {
 		return err
 	}
+	if a.left, err = a.loadLeftovers(ctx); err != nil {
+		return err
+	}
 	streams, err := a.journal.Streams()
 	if err != nil {
 		return fmt.Errorf("resume: %w", err)
@@ -54,7 +58,7 @@ func (a *Agent) resume(ctx context.Context) error {
 	var found []*attempt
 	known := make(map[string]bool)
 	for _, info := range streams {
-		if info.Name == tombstoneStream {
+		if info.Name == tombstoneStream || info.Name == leftoverStream {
 			continue
 		}
 		t, err := a.load(info)
@@ -144,7 +148,17 @@ func (a *Agent) stopOrphans(ctx context.Context, known map[string]bool) error {
 			return fmt.Errorf("stop attempt %s, which the journal does not know: %w", e.Name(), err)
 		}
 		if len(left) > 0 {
-			a.log.Error("cannot kill what an attempt left running", "attempt", e.Name(), "left", left)
+			plan, err := runner.ReadPlan(dir)
+			if err != nil {
+				return fmt.Errorf("stop attempt %s, which the journal does not know: %w", e.Name(), err)
+			}
+			var steps []string
+			for _, s := range plan.Steps {
+				steps = append(steps, s.ID)
+			}
+			if err := a.left.add(ctx, e.Name(), steps, left); err != nil {
+				return err
+			}
 		}
 		if err := a.keepOrphan(dir); err != nil {
 			return err

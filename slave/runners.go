@@ -28,6 +28,9 @@ type Runners interface {
 	// still lives, too. It names what nothing can kill. An error that wraps
 	// fs.ErrNotExist: never prepared, so nothing was started.
 	KillLeftovers(ctx context.Context, dir string) (left []string, err error)
+	// KillMarked kills whatever carries the marks of these steps, whose runner is
+	// dead, and names what nothing can kill. It needs no directory.
+	KillMarked(ctx context.Context, steps []string) (left []string, err error)
 	// Wake has one slot: some runner has something to say, or died.
 	Wake() <-chan struct{}
 }

@@ -99,7 +99,9 @@ func (t *attempt) setAside(ctx context.Context, forget *forgetOrder) (time.Durat
 			return lookRetry, nil
 		}
 		if len(left) > 0 {
-			t.strand(left)
+			if err := t.a.left.add(ctx, t.meta.Attempt, t.meta.StepIDs, left); err != nil {
+				return 0, err
+			}
 		}
 	}
 	path, err := t.keepEvidence(evidenceRefused)

@@ -16,10 +16,8 @@ func (a *Agent) refusal() (cause retry.Cause, why string) {
 	if a.draining() {
 		return retry.RefusedDraining, "draining: waits for what runs, then stops"
 	}
-	for _, t := range a.held() {
-		if why := t.stranded(); why != "" {
-			return retry.RefusedDraining, why
-		}
+	if why := a.left.why(); why != "" {
+		return retry.RefusedDraining, why
 	}
 	if a.journal.Stats().Full {
 		a.journalFull() // whoever may have noted it: somebody has to ask for room
@@ -71,12 +69,6 @@ func (a *Agent) busySlots() int {
 		}
 	}
 	return n
-}
-
-func (t *attempt) stranded() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.leftover
 }
 
 // logBacklog is how many bytes of ended steps are not ACKed.

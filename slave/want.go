@@ -148,8 +148,9 @@ func (a *Agent) refuses(meta *attemptMeta) (cause retry.Cause, why string) {
 	}
 	if name := keptName(meta.spec); name != "" {
 		for _, t := range a.held() {
-			// Not reused before the old tree is dead.
-			if keptName(t.meta.spec) == name && (t.occupies() || t.stranded() != "") {
+			// Not reused before the old tree is dead; what cannot be killed has been
+			// seen to above.
+			if keptName(t.meta.spec) == name && t.occupies() {
 				return retry.RefusedBusy, fmt.Sprintf("attempt %s uses the kept workspace of %q", t.meta.Attempt, name)
 			}
 		}

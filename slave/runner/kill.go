@@ -122,9 +122,19 @@ func KillLeftovers(ctx context.Context, dir string) (left []string, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("kill leftovers: %w", err)
 	}
-	steps := make(map[string]bool)
+	var steps []string
 	for _, s := range plan.Steps {
-		steps[s.ID] = true
+		steps = append(steps, s.ID)
+	}
+	return KillMarked(ctx, steps)
+}
+
+// KillMarked is KillLeftovers where there is no directory, or none that can be
+// read. The caller knows that no runner of these steps lives or will live.
+func KillMarked(ctx context.Context, stepIDs []string) (left []string, err error) {
+	steps := make(map[string]bool)
+	for _, id := range stepIDs {
+		steps[id] = true
 	}
 	clean, unsure := 0, 0 // scans in a row without a find
 	for giveUp := time.Now().Add(killPatience); ; {

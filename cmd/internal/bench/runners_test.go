@@ -132,6 +132,11 @@ func (f *fakeRunners) KillLeftovers(context.Context, string) ([]string, error) {
 	return nil, errNotFaked
 }
 
+// KillMarked implements slave.Runners.
+func (f *fakeRunners) KillMarked(context.Context, []string) ([]string, error) {
+	return nil, errNotFaked
+}
+
 var errNotFaked = errors.New("no benchmark does this")
 
 // start shows that step i has begun.

@@ -181,6 +181,9 @@ func (r *runners) KillLeftovers(ctx context.Context, dir string) ([]string, erro
 	return nil, nil
 }
 
+// KillMarked implements slave.Runners: here everything can be killed.
+func (r *runners) KillMarked(context.Context, []string) ([]string, error) { return nil, nil }
+
 func (r *runners) find(dir string) *player {
 	r.mu.Lock()
 	defer r.mu.Unlock()
