@@ -26,9 +26,17 @@ func markClosedWhole(path string, file *os.File, o ops) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path+".clean", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	err = writeMark(path+".clean", b, o)
+	if err == nil || isNoSpace(err) {
+		return nil // without a mark the next open takes longer, that is all
+	}
+	return fmt.Errorf("mark clean: %w", err)
+}
+
+func writeMark(path string, b []byte, o ops) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return fmt.Errorf("mark clean: %w", err)
+		return err
 	}
 	_, err = f.Write(b)
 	if err == nil {
@@ -37,10 +45,7 @@ func markClosedWhole(path string, file *os.File, o ops) error {
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
-	if err == nil || isNoSpace(err) {
-		return nil // without a mark the next open takes longer, that is all
-	}
-	return fmt.Errorf("mark clean: %w", err)
+	return err
 }
 
 // closedWhole: the file is byte for byte what was closed.

@@ -377,6 +377,27 @@ func TestRoom(t *testing.T) {
 	})
 }
 
+// TestCloseWithoutInodes: a disk without room for the mark of a clean stop does not make the stop fail.
+func TestCloseWithoutInodes(t *testing.T) {
+	dir := smallDisk(t, "ext4", 8)
+	path := filepath.Join(dir, "journal.db")
+	_, _, stop := journaltest.OpenStop(t, journal.Config{Path: path})
+	for n := 0; ; n++ {
+		f, err := os.Create(filepath.Join(dir, fmt.Sprint(n)))
+		if errors.Is(err, unix.ENOSPC) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	stop() // fails the test if Run returns an error
+	if _, err := os.Stat(path + ".clean"); err == nil {
+		t.Fatal("there was room for the mark: this shows nothing")
+	}
+}
+
 // TestJournalSize (T-journal-size): after all ACKs the live bytes are zero and the file is as small as a new one.
 func TestJournalSize(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal.db")

@@ -248,7 +248,7 @@ func (o *opener) setAside(damage error) error {
 			return fmt.Errorf("set damaged file aside: sync directory: %w", errors.Join(err, damage))
 		}
 		o.opened.SetAside, o.opened.Damage = path, damage
-		o.cfg.Logger.Info("damaged journal set aside", "path", path, "err", damage)
+		o.cfg.Logger.Warn("damaged journal set aside", "path", path, "err", damage)
 		return nil
 	}
 }

@@ -47,6 +47,9 @@ type Agent struct {
 	cutAt    time.Time // since when
 }
 
+// journalName is the journal's file in DIR.
+const journalName = "journal.db"
+
 // New validates cfg and makes an agent. It starts nothing and touches no file.
 func New(cfg Config) (*Agent, error) {
 	cfg, err := cfg.withDefaults()
@@ -143,12 +146,17 @@ func (a *Agent) runJournal(ctx context.Context) (stop func(), run *journalRun) {
 }
 
 func (a *Agent) openJournal(ctx context.Context) (*journal.Journal, journal.Opened, error) {
+	var verify func(ctx context.Context, path string) error
+	if v := a.cfg.VerifyExe; len(v) > 0 {
+		verify = journal.VerifyCommand(v[0], v[1:]...)
+	}
 	j, opened, err := journal.Open(ctx, journal.Config{
-		Path:     filepath.Join(a.cfg.Dir, "journal.db"),
-		Logger:   a.log,
-		Reserve:  a.cfg.JournalReserve,
-		MaxBytes: a.cfg.JournalMax,
-		NoSync:   a.cfg.NoSync,
+		VerifyChild: verify,
+		Path:        filepath.Join(a.cfg.Dir, journalName),
+		Logger:      a.log,
+		Reserve:     a.cfg.JournalReserve,
+		MaxBytes:    a.cfg.JournalMax,
+		NoSync:      a.cfg.NoSync,
 		NewID: func() string {
 			return ulid.MustNew(ulid.Now(), a.cfg.Entropy).String()
 		},
@@ -160,6 +168,11 @@ func (a *Agent) openJournal(ctx context.Context) (*journal.Journal, journal.Open
 	case err != nil:
 		return nil, opened, fmt.Errorf("open journal: %w", err)
 	}
+	if opened.SetAside != "" {
+		// The journal has logged it, and its new id tells the master what it means
+		// for the attempts.
+		a.metrics.setAside.Inc()
+	}
 	return j, opened, nil
 }
 
@@ -170,6 +183,10 @@ func (a *Agent) live(ctx context.Context, opened journal.Opened, journalDone *jo
 		// is gone. To make up another one would orphan all of it (P-incarnation).
 		if streams, err := a.journal.Streams(); err != nil || len(streams) > 0 {
 			return damagedf(a.id.path, "missing beside a journal with %d streams (%v); restore it, or move the journal away to register as a new slave", len(streams), err)
+		}
+		// Nor may a damaged one, which this start or an earlier one has set aside.
+		if damaged, err := filepath.Glob(filepath.Join(a.cfg.Dir, journalName+".damaged-*")); err != nil || len(damaged) > 0 {
+			return damagedf(a.id.path, "missing beside the damaged journal %v (%v); restore it, or move both away to register as a new slave", damaged, err)
 		}
 	}
 	if err := a.id.start(); err != nil {
@@ -186,7 +203,7 @@ func (a *Agent) live(ctx context.Context, opened journal.Opened, journalDone *jo
 		}
 		a.runners = processes
 		g.Go(func() error { return processes.run(gctx) })
-		g.Go(func() error { return serveSock(gctx, a.cfg.Dir, a.journal.Snapshot) })
+		g.Go(func() error { return serveSock(gctx, a.cfg.Dir, a.journal.Snapshot, a.log) })
 	}
 	a.setCut(true)
 	if err := a.resume(gctx); err != nil {

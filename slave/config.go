@@ -61,6 +61,12 @@ type Config struct {
 	// and "runner". Required unless Runners is set.
 	Exe []string
 
+	// VerifyExe is the command that checks the journal whose path is its last
+	// argument, as journal.VerifyCommand says, e.g. the path of this binary and
+	// "journal-verify". It is used after an unclean stop: a damaged file can take
+	// down, or hang, whoever reads it. Default: within the agent.
+	VerifyExe []string
+
 	// Logger gets one Info per change of state. Default: discard.
 	Logger *slog.Logger
 	// Registerer of the agent's metrics. Default: none.

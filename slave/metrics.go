@@ -19,6 +19,7 @@ type metrics struct {
 	wentBack      prometheus.Counter
 	gaps          prometheus.Counter
 	evicted       prometheus.Counter
+	setAside      prometheus.Counter
 	commitSeconds prometheus.Histogram
 }
 
@@ -44,6 +45,7 @@ func newMetrics(reg prometheus.Registerer, a *Agent) (*metrics, error) {
 		ended:       vec("attempts_ended_total", "Attempts ended, by cause; the cause of success is empty.", "cause"),
 		wentBack:    counter("went_back_total", "Times the store was found to have updates the journal lacks."),
 		gaps:        counter("gaps_total", "Times the store was found to lack updates it had ACKed."),
+		setAside:    counter("journals_set_aside_total", "Damaged journals set aside at the start."),
 		evicted:     counter("refused_files_removed_total", "Files removed from refused/ because it was full."),
 		commitSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: ns, Subsystem: sub, Name: "journal_commit_seconds",
@@ -56,7 +58,7 @@ func newMetrics(reg prometheus.Registerer, a *Agent) (*metrics, error) {
 	}
 	all := []prometheus.Collector{
 		m.updates, m.redelivered, m.acksIgnored, m.logBytes, m.sessions, m.secondDials,
-		m.refused, m.ended, m.wentBack, m.gaps, m.evicted, m.commitSeconds,
+		m.refused, m.ended, m.wentBack, m.gaps, m.evicted, m.setAside, m.commitSeconds,
 		gauge("journal_updates", "Status updates in the journal that no master has ACKed: its depth.", func() float64 { return a.depth() }),
 		gauge("oldest_unacked_seconds", "Age of the oldest status update that no master has ACKed.", func() float64 { return a.oldest().Seconds() }),
 		gauge("attempts", "Attempts held, ended ones that are not forgotten included.", func() float64 { return float64(len(a.held())) }),

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -182,7 +184,7 @@ func TestCopyJournal(t *testing.T) {
 				}
 				_, err := w.Write(want)
 				return err
-			})
+			}, slog.New(slog.DiscardHandler))
 		}()
 		deadline := time.Now().Add(5 * time.Second)
 		var got bytes.Buffer
@@ -211,6 +213,52 @@ func TestCopyJournal(t *testing.T) {
 		if err := CopyJournal(t.Context(), dir, io.Discard); !errors.Is(err, ErrNotRunning) {
 			t.Errorf("dead agent: %v", err)
 		}
+	}
+}
+
+// P-bounded: each copy of the journal is a file as large, so only some are made
+// at a time; everybody gets one.
+func TestCopiesOfTheJournalAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	var now, most atomic.Int32
+	go func() {
+		done <- serveSock(ctx, dir, func(w io.Writer) error {
+			if n := now.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			defer now.Add(-1)
+			time.Sleep(20 * time.Millisecond)
+			_, err := w.Write([]byte("journal"))
+			return err
+		}, slog.New(slog.DiscardHandler))
+	}()
+	waitFor(t, "the socket", func() bool { return CopyJournal(t.Context(), dir, io.Discard) == nil })
+	var clients sync.WaitGroup
+	for range 8 {
+		clients.Go(func() {
+			var got bytes.Buffer
+			if err := CopyJournal(t.Context(), dir, &got); err != nil || got.String() != "journal" {
+				t.Errorf("copy %q, %v", got.String(), err)
+			}
+		})
+	}
+	clients.Wait()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if n := most.Load(); n > maxCopies {
+		t.Errorf("%d copies at a time", n)
+	}
+}
+
+// A socket that cannot be had ends nobody.
+func TestNoSocketIsNoFailure(t *testing.T) {
+	nowhere := filepath.Join(t.TempDir(), "nowhere")
+	if err := serveSock(t.Context(), nowhere, nil, slog.New(slog.DiscardHandler)); err != nil {
+		t.Error(err)
 	}
 }
 

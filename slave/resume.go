@@ -71,10 +71,39 @@ func (a *Agent) resume(ctx context.Context) error {
 	if err := a.stopOrphans(ctx, known); err != nil {
 		return err
 	}
+	a.sweepWork(known)
 	for _, t := range found {
 		a.add(t)
 	}
 	return nil
+}
+
+// sweepWork removes the workspaces of attempts that are not held any more:
+// their removal failed, and with the attempt went the last who would try again.
+// It may take long, and nothing waits for it.
+func (a *Agent) sweepWork(known map[string]bool) {
+	root := filepath.Join(a.cfg.Dir, "work")
+	entries, err := os.ReadDir(root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		a.log.Warn("cannot look for workspaces that nobody needs", "err", err)
+	}
+	var unneeded []string
+	for _, e := range entries {
+		if !known[e.Name()] {
+			unneeded = append(unneeded, e.Name())
+		}
+	}
+	a.spawn(func(ctx context.Context) error {
+		for _, name := range unneeded {
+			if ctx.Err() != nil {
+				return nil // the next agent goes on
+			}
+			if err := removeTree(filepath.Join(root, name)); err != nil {
+				a.log.Warn("cannot remove the workspace of a forgotten attempt", "attempt", name, "err", err)
+			}
+		}
+		return nil
+	})
 }
 
 // load makes an attempt of its stream.

@@ -2,6 +2,7 @@ package slave
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/oklog/ulid/v2"
 	"google.golang.org/protobuf/proto"
 
+	"holdfast/journal"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/retry"
 	"holdfast/slave/runner"
@@ -263,6 +265,83 @@ func TestIdentityMissingBesideJournal(t *testing.T) {
 	}
 	if err := agent.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "identity.json") {
 		t.Errorf("Run = %v", err)
+	}
+}
+
+// P-incarnation: nor does a damaged journal without identity make a new slave,
+// not even once it has been set aside.
+func TestIdentityMissingBesideDamagedJournal(t *testing.T) {
+	f := newFarm(t)
+	f.connected()
+	f.kill()
+	if err := os.Remove(filepath.Join(f.dir, "identity.json")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(f.dir, journalName), []byte("garbage"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		agent, err := New(f.config())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := agent.Run(t.Context()); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "identity.json") {
+			t.Fatalf("Run = %v", err)
+		}
+	}
+}
+
+// P-full: after an unclean stop the journal is checked by a child process; a
+// damaged one is set aside, and a new id tells the master.
+func TestJournalIsVerifiedByAChild(t *testing.T) {
+	f := newFarm(t)
+	called := filepath.Join(t.TempDir(), "called")
+	f.connected()
+	f.kill()
+	for _, exit := range []int{0, journal.ExitCorrupt} {
+		f.tune = func(c *Config) {
+			c.VerifyExe = []string{"/bin/sh", "-c", fmt.Sprintf(`echo "$1" >> %s; exit %d`, called, exit), "verify"}
+		}
+		if err := os.Remove(filepath.Join(f.dir, journalName+".clean")); err != nil {
+			t.Fatal(err)
+		}
+		f.connected()
+		f.kill()
+	}
+	path := filepath.Join(f.dir, journalName)
+	if b, err := os.ReadFile(called); err != nil || string(b) != path+"\n"+path+"\n" {
+		t.Errorf("the child was called with %q, %v", b, err)
+	}
+	f.master.mu.Lock()
+	defer f.master.mu.Unlock()
+	h := f.master.hellos
+	if h[0].GetJournalId() != h[1].GetJournalId() || h[1].GetJournalId() == h[2].GetJournalId() {
+		t.Errorf("journal ids %s, %s, %s", h[0].GetJournalId(), h[1].GetJournalId(), h[2].GetJournalId())
+	}
+	if aside, err := filepath.Glob(path + ".damaged-*"); err != nil || len(aside) != 1 {
+		t.Errorf("set aside: %v, %v", aside, err)
+	}
+}
+
+// P-bounded: a workspace whose attempt is not held any more goes at the next
+// start of the agent.
+func TestUnneededWorkspacesAreSwept(t *testing.T) {
+	f := newFarm(t)
+	f.connected()
+	attempt, _ := f.assign(1)
+	f.runners.of(attempt)
+	f.kill()
+	forgotten := filepath.Join(f.dir, "work", newID())
+	if err := os.MkdirAll(filepath.Join(forgotten, "src"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f.connected()
+	waitFor(t, "the sweep", func() bool {
+		_, err := os.Stat(forgotten)
+		return os.IsNotExist(err)
+	})
+	if _, err := os.Stat(filepath.Join(f.dir, "work", attempt)); err != nil {
+		t.Errorf("the workspace of an attempt that runs: %v", err)
 	}
 }
 

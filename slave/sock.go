@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,6 +19,14 @@ import (
 // sockName is where a running agent hands out copies of its journal.
 const sockName = "agent.sock"
 
+// maxCopies of the journal at a time: each is a file as large as the journal.
+// Whoever comes beyond that waits in the socket's queue.
+const maxCopies = 2
+
+// acceptRetry is the wait after an Accept that failed, for want of descriptors
+// as a rule.
+const acceptRetry = time.Second
+
 // sockTimeout limits one conversation, so that a stuck reader is let go.
 const sockTimeout = 5 * time.Minute
 
@@ -27,25 +36,40 @@ var sockTrailer = []byte("hJOK")
 
 // serveSock hands a consistent copy of the journal to everyone who connects to
 // DIR/agent.sock, until ctx ends. Copying the file itself would give false
-// alarms: a live bbolt file is torn.
-func serveSock(ctx context.Context, dir string, snapshot func(io.Writer) error) error {
+// alarms: a live bbolt file is torn. It is there for people who look; nothing
+// that goes wrong here ends the agent.
+func serveSock(ctx context.Context, dir string, snapshot func(io.Writer) error, logger *slog.Logger) error {
 	l, err := listenSock(dir)
 	if err != nil {
-		return fmt.Errorf("listen on %s: %w", sockName, err)
+		logger.Warn("no copies of the journal are handed out while the agent runs", "socket", sockName, "err", err)
+		return nil
 	}
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	copies := make(chan struct{}, maxCopies)
 	for {
+		select {
+		case copies <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
 		conn, err := l.Accept()
 		if err != nil {
+			<-copies
 			if ctx.Err() != nil {
 				return nil
 			}
-			return fmt.Errorf("accept on %s: %w", sockName, err)
+			logger.Warn("cannot accept whoever wants a copy of the journal; trying again", "err", err)
+			select {
+			case <-time.After(acceptRetry):
+			case <-ctx.Done():
+			}
+			continue
 		}
 		wg.Go(func() {
+			defer func() { <-copies }()
 			defer conn.Close()
 			hangUp := context.AfterFunc(ctx, func() { conn.Close() })
 			defer hangUp()

@@ -86,8 +86,13 @@ func (o *slaveOptions) config() (slave.Config, error) {
 	if err != nil {
 		return slave.Config{}, err
 	}
+	verify, err := selfCommand("journal-verify")
+	if err != nil {
+		return slave.Config{}, err
+	}
 	cfg := slave.Config{
-		Dir: o.data, Name: o.name, Masters: o.masters, Slots: o.slots, Labels: labels, Exe: exe,
+		VerifyExe: verify,
+		Dir:       o.data, Name: o.name, Masters: o.masters, Slots: o.slots, Labels: labels, Exe: exe,
 		Logger: o.log, Version: version, EnvAllow: o.envAllow,
 		SpoolQuota: int64(o.spoolQuota), MinFree: int64(o.minFree), JournalMax: int64(o.journalMax),
 	}
