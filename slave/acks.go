@@ -136,6 +136,15 @@ func (s *session) watchStall() error {
 	}
 }
 
+// lessHasty doubles the time without an ACK after which a second dial is worth
+// it, as the last one has not brought one, and returns it (P-stall).
+func (s *session) lessHasty() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stallAfter = min(2*s.stallAfter, max(maxStallAfter, s.a.cfg.StallAfter))
+	return s.stallAfter
+}
+
 // isStalled reports whether the session is still without progress.
 func (s *session) isStalled() bool {
 	s.mu.Lock()

@@ -22,6 +22,8 @@ const (
 	// maxStallAfter bounds the doubling of Config.StallAfter (P-stall): beyond
 	// it keepalive has had its say.
 	maxStallAfter = 25 * time.Second
+	// maxLearnt bounds the addresses taken from a Welcome.
+	maxLearnt = 64
 	// maxWelcomeTimeout bounds the doubling of Config.WelcomeTimeout.
 	maxWelcomeTimeout = 30 * time.Second
 )
@@ -33,8 +35,8 @@ type link struct {
 	log        *slog.Logger
 	netChanged <-chan struct{}
 
-	addrs       []string // configured first, then those learnt from Welcome
-	at          int      // of addrs: the one to dial next
+	addrs       []string // configured first, then those learnt from the last Welcome
+	at          int      // of addrs: the one to dial next; while a session lives, its own
 	backoff     *retry.Reconnect
 	stallAfter  time.Duration
 	lateWelcome int               // Welcomes in a row that did not come in time
@@ -47,6 +49,11 @@ type link struct {
 	takeMu   sync.Mutex
 	helloOut bool
 	deferred []*holdfastv1.Want // new attempts that came while a Hello was out
+
+	// obeyMu is held while one message of a session is obeyed, and while a
+	// Welcome makes a session the newest: what an older one says after that is not
+	// obeyed, and what it said before has been (P-epoch).
+	obeyMu sync.Mutex
 }
 
 func newLink(a *Agent) *link {
@@ -68,7 +75,7 @@ func newLink(a *Agent) *link {
 // run never gives up: only a broken disk of our own ends it, or ctx.
 func (l *link) run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		s, err := l.connect(ctx)
+		s, err := l.connect(ctx, l.addrs[l.at])
 		if err == nil {
 			err = l.serve(ctx, s)
 		}
@@ -121,14 +128,19 @@ func (l *link) failed(err error) time.Duration {
 		}
 	}
 	l.at = (l.at + 1) % len(l.addrs)
-	if errors.Is(err, errNoWelcome) {
-		l.lateWelcome++
-	}
+	l.noteLate(err)
 	l.backoff.Backoff.Cap = l.a.cfg.ReconnectCap
 	if refused && rpcerr.Is(err, rpcerr.Identity, rpcerr.BadHello, rpcerr.WrongStore) {
 		l.backoff.Backoff.Cap = max(refusedCap, l.a.cfg.ReconnectCap)
 	}
 	return l.backoff.Next()
+}
+
+// noteLate counts Welcomes that did not come in time.
+func (l *link) noteLate(err error) {
+	if errors.Is(err, errNoWelcome) {
+		l.lateWelcome++
+	}
 }
 
 // wait sleeps for d. A change of the machine's own network ends it at once.
@@ -173,8 +185,11 @@ func (l *link) opened(s *session) {
 		"was_away", time.Since(l.downSince).Round(time.Millisecond))
 	clear(l.told)
 	l.lateWelcome = 0
-	for _, addr := range s.masters {
-		if addr != "" && !slices.Contains(l.addrs, addr) {
+	// Not those of earlier Welcomes: masters come and go, and who is gone would
+	// be dialled for ever.
+	l.addrs = slices.Clone(l.a.cfg.Masters)
+	for _, addr := range append([]string{s.addr}, s.masters...) {
+		if addr != "" && !slices.Contains(l.addrs, addr) && len(l.addrs) < len(l.a.cfg.Masters)+maxLearnt {
 			l.addrs = append(l.addrs, addr)
 		}
 	}
@@ -184,18 +199,16 @@ func (l *link) opened(s *session) {
 // closed notes the end of a session.
 func (l *link) closed(s *session, lived time.Duration, err error) {
 	l.downSince = time.Now()
-	progressed := s.progressed()
 	switch {
 	case rpcerr.Is(err, rpcerr.BadFrame, rpcerr.TooLarge, rpcerr.Diverged) || errors.Is(err, errForeignAck):
 		// The next session will begin with the same frame.
-	case progressed || lived > l.a.cfg.ReconnectCap:
+	case s.progressed():
 		l.backoff.Progress()
 	}
 	if s.acked() {
 		l.stallAfter = l.a.cfg.StallAfter
 	} else if errors.Is(err, errReplaced) { // the second dial brought no ACK
-
-		l.stallAfter = min(2*l.stallAfter, max(maxStallAfter, l.a.cfg.StallAfter))
+		l.stallAfter = s.lessHasty()
 	}
 	l.log.Info("session closed", "epoch", s.epoch, "lived", lived.Round(time.Millisecond), "err", err)
 }
@@ -205,15 +218,17 @@ func (l *link) closed(s *session, lived time.Duration, err error) {
 // closed (T-half-open). Next is then the new session.
 func (l *link) attend(ctx context.Context, s *session) (next *session, err error) {
 	ended := s.start(ctx, l.stallAfter)
-	second := &retry.Reconnect{Backoff: l.backoff.Backoff, Rand: l.a.cfg.Rand}
 	var dialled chan dialResult // not nil while a second dial is under way
-	var again <-chan time.Time
+	dials := 0
 	dial := func() {
-		l.log.Info("un-ACKed data has stalled; dialling a second time", "epoch", s.epoch)
+		// The others first: this master may be what hangs.
+		dials++
+		addr := l.addrs[(l.at+dials)%len(l.addrs)]
+		l.log.Info("un-ACKed data has stalled; dialling a second time", "epoch", s.epoch, "addr", addr)
 		l.a.metrics.secondDials.Inc()
 		dialled = make(chan dialResult, 1)
 		go func(c chan<- dialResult) {
-			s, err := l.connect(ctx)
+			s, err := l.connect(ctx, addr)
 			c <- dialResult{s, err}
 		}(dialled)
 	}
@@ -227,18 +242,18 @@ func (l *link) attend(ctx context.Context, s *session) (next *session, err error
 				// What came of the second dial decides how we go on. It ends by
 				// its own time limits. The master that admitted us there may have
 				// ended this session first.
-				if r := <-dialled; r.err == nil {
+				switch r := <-dialled; {
+				case r.err == nil:
 					return r.s, errReplaced
+				case isFatal(r.err):
+					return nil, r.err
+				default:
+					l.noteLate(r.err)
 				}
 			}
 			return nil, err
 		case <-s.stalled:
-			if dialled == nil && again == nil {
-				dial()
-			}
-		case <-again:
-			again = nil
-			if s.isStalled() {
+			if dialled == nil && s.isStalled() {
 				dial()
 			}
 		case r := <-dialled:
@@ -254,8 +269,9 @@ func (l *link) attend(ctx context.Context, s *session) (next *session, err error
 				return nil, r.err
 			}
 			l.log.Debug("second dial failed", "err", r.err)
+			l.noteLate(r.err)
 			l.takeDeferred(ctx, s)
-			again = time.After(second.Next())
+			l.stallAfter = s.lessHasty()
 		}
 	}
 }

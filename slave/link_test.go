@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -371,4 +372,82 @@ func TestIdleYear(t *testing.T) {
 			t.Errorf("%d sessions in a quiet year", n)
 		}
 	})
+}
+
+// One of two masters hangs, with the session and with whoever dials it: the
+// second dial goes to the other one (P-stall).
+func TestSecondDialGoesToAnotherMaster(t *testing.T) {
+	bubble(t, func(f *farm, w *wire) {
+		var hangs sync.Map // addresses
+		f.tune = func(c *Config) {
+			dial := w.dialer(f.master)
+			c.Masters = []string{"a", "b"}
+			c.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
+				if _, hang := hangs.Load(addr); hang {
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}
+				return dial(ctx, addr)
+			}
+		}
+		f.connected()
+		attempt, _ := f.assign(1)
+		r := f.runners.of(attempt)
+		f.kinds(attempt, "accepted")
+		hangs.Store("a", true)
+		w.silence()
+		cut := time.Now()
+		r.start(0)
+		f.kinds(attempt, "accepted", "start1")
+		if took := time.Since(cut); took > 4*time.Second {
+			t.Errorf("%v until the other master had it", took)
+		}
+	})
+}
+
+// Second dials that fail are made ever more rarely, while the first session
+// lives (P-stall).
+func TestFailedSecondDialsBackOff(t *testing.T) {
+	bubble(t, func(f *farm, w *wire) {
+		f.connected()
+		attempt, _ := f.assign(1)
+		r := f.runners.of(attempt)
+		f.kinds(attempt, "accepted")
+		f.master.mu.Lock()
+		f.master.holdAcks = true
+		f.master.mu.Unlock()
+		w.set(func() { w.down, w.dials = true, nil })
+		r.start(0)
+		time.Sleep(10 * time.Minute)
+		w.mu.Lock()
+		n := len(w.dials)
+		w.mu.Unlock()
+		if n < 5 || n > 30 {
+			t.Errorf("%d second dials in 10 minutes", n)
+		}
+		if n := f.master.hellosSoFar(); n != 1 {
+			t.Errorf("%d sessions", n)
+		}
+	})
+}
+
+// A session that brings no ACK, however long it lives, is no reason to dial
+// again at once (P-reconnect).
+func TestBackOffStartsOverWithProgressOnly(t *testing.T) {
+	a := &Agent{cfg: Config{StallAfter: time.Second, ReconnectCap: 2 * time.Second, Rand: func() float64 { return 1 }}, log: slog.New(slog.DiscardHandler)}
+	l := newLink(a)
+	for range 5 {
+		l.backoff.Next()
+	}
+	owing := &attempt{rep: report{Next: 3}, acked: 1}
+	s := &session{l: l, a: a, voyages: map[string]*voyage{"x": {t: owing}}}
+	l.closed(s, time.Hour, io.EOF)
+	if n := l.backoff.Failures(); n != 5 {
+		t.Errorf("after an hour without an ACK: %d failures", n)
+	}
+	s.gotAck = true
+	l.closed(s, time.Second, io.EOF)
+	if n := l.backoff.Failures(); n != 0 {
+		t.Errorf("after an ACK: %d failures", n)
+	}
 }

@@ -87,11 +87,10 @@ func newLimits(m *holdfastv1.Limits) limits {
 	}
 }
 
-// connect dials the next master, says Hello and waits for Welcome. The session
+// connect dials a master, says Hello and waits for Welcome. The session
 // it returns is ready to send: its epoch is durable and what the marks of
 // Welcome call for has been done.
-func (l *link) connect(ctx context.Context) (*session, error) {
-	addr := l.addrs[l.at]
+func (l *link) connect(ctx context.Context, addr string) (opened *session, err error) {
 	sctx, cancel := context.WithCancelCause(ctx)
 	s := &session{
 		l: l, a: l.a, addr: addr, cancel: cancel, done: sctx.Done(),
@@ -100,7 +99,7 @@ func (l *link) connect(ctx context.Context) (*session, error) {
 		busy:    make(chan struct{}, 1),
 		voyages: make(map[string]*voyage),
 	}
-	defer l.helloDone()
+	defer func() { l.helloDone(err == nil) }()
 	if err := s.open(ctx, sctx, l.welcomeTimeout()); err != nil {
 		cause := s.cause()
 		s.close(errStopping)
@@ -121,10 +120,13 @@ func (l *link) hello() *holdfastv1.Hello {
 	return l.a.hello()
 }
 
-func (l *link) helloDone() {
+func (l *link) helloDone(welcome bool) {
 	l.takeMu.Lock()
 	defer l.takeMu.Unlock()
 	l.helloOut = false
+	if welcome {
+		l.deferred = nil // Welcome has them again, or they are of an older session that is not obeyed any more
+	}
 }
 
 func (l *link) welcomeTimeout() time.Duration {
@@ -139,7 +141,7 @@ func (s *session) open(ctx, sctx context.Context, timeout time.Duration) error {
 		return err
 	}
 	hello := s.l.hello()
-	timer := time.AfterFunc(s.a.cfg.DialTimeout+timeout, func() { s.cancel(errNoWelcome) })
+	timer := time.AfterFunc(timeout, func() { s.cancel(errNoWelcome) })
 	defer timer.Stop()
 	stream, err := holdfastv1.NewLinkServiceClient(s.conn).Connect(sctx)
 	if err != nil {
@@ -213,6 +215,9 @@ func (s *session) dial(ctx context.Context) error {
 
 // welcome starts the session's state.
 func (s *session) welcome(ctx context.Context, w *holdfastv1.Welcome) error {
+	// From here on no older session is obeyed any more.
+	s.l.obeyMu.Lock()
+	defer s.l.obeyMu.Unlock()
 	if highest := s.a.id.get().HighestEpoch; w.GetEpoch() <= highest || w.GetStoreId() == "" {
 		return fmt.Errorf("%w: Welcome from store %q with epoch %d, we have seen %d",
 			errWrongOrder, w.GetStoreId(), w.GetEpoch(), highest)
@@ -229,9 +234,6 @@ func (s *session) welcome(ctx context.Context, w *holdfastv1.Welcome) error {
 	s.epoch, s.storeID, s.masterID = w.GetEpoch(), w.GetStoreId(), w.GetMasterId()
 	s.masters, s.limits = w.GetMasters(), newLimits(w.GetLimits())
 	// The attempts that come with Welcome are not behind any Hello's back.
-	s.l.takeMu.Lock()
-	s.l.deferred = nil // Welcome has them again
-	s.l.takeMu.Unlock()
 	for _, want := range w.GetWants() {
 		if err := s.want(ctx, want, s.take); err != nil {
 			return err
@@ -292,25 +294,29 @@ func (s *session) receive(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		switch m := m.GetMessage().(type) {
-		case *holdfastv1.ConnectResponse_Ack:
-			if !s.over() {
-				err = s.ack(m.Ack)
-			}
-		case *holdfastv1.ConnectResponse_Want:
-			take := func(ctx context.Context, w *holdfastv1.Want) error { return s.l.take(ctx, s, w) }
-			if !s.over() {
-				err = s.want(ctx, m.Want, take)
-			}
-		case *holdfastv1.ConnectResponse_Welcome:
-			err = fmt.Errorf("%w: a second Welcome", errWrongOrder)
-		default:
-			// A newer master's message: what we do not know cannot be meant for us.
-		}
-		if err != nil {
+		if err := s.obey(ctx, m); err != nil {
 			s.cancel(err)
 			return err
 		}
+	}
+}
+
+// obey does what one message says, unless a newer session has been opened.
+func (s *session) obey(ctx context.Context, m *holdfastv1.ConnectResponse) error {
+	s.l.obeyMu.Lock()
+	defer s.l.obeyMu.Unlock()
+	if s.over() {
+		return nil
+	}
+	switch m := m.GetMessage().(type) {
+	case *holdfastv1.ConnectResponse_Ack:
+		return s.ack(m.Ack)
+	case *holdfastv1.ConnectResponse_Want:
+		return s.want(ctx, m.Want, func(ctx context.Context, w *holdfastv1.Want) error { return s.l.take(ctx, s, w) })
+	case *holdfastv1.ConnectResponse_Welcome:
+		return fmt.Errorf("%w: a second Welcome", errWrongOrder)
+	default:
+		return nil // a newer master's message: what we do not know cannot be meant for us
 	}
 }
 
