@@ -7,6 +7,7 @@ import (
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/mastertest"
+	"holdfast/master/store"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/retry"
 )
@@ -123,5 +124,60 @@ func TestUnsupportedEverywhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.UntilBuild(build, "assigned", func(rec *lifecycle.Record) bool { return rec.Build.Wait == lifecycle.WaitAccept })
+	})
+}
+
+// A slave whose link flaps does not make the queue's ledger grow; one that stays
+// away is told after 45 s, and the ledger sums to the wait all the while (P-wait).
+func TestFlappingChangesNoWait(t *testing.T) {
+	bubble(t, func(t *testing.T, r *mastertest.Rig) {
+		s := r.NewSlave("a", 1).MustConnect()
+		r.Submit(1)
+		running := s.Run()
+		build := r.Submit(1)
+		waits := func() []store.Wait {
+			list, err := r.Store.Waits(r.Context(), lifecycle.BuildID(build))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return list
+		}
+		cause := func(want lifecycle.WaitCause) {
+			t.Helper()
+			r.UntilBuild(build, "waiting for "+string(want), func(rec *lifecycle.Record) bool { return rec.Build.Wait == want })
+		}
+		cause(lifecycle.WaitBusy)
+		before := len(waits())
+		for range 20 {
+			time.Sleep(10 * time.Second)
+			s.CutAndWait()
+			time.Sleep(40 * time.Second)
+			s.MustConnect()
+		}
+		time.Sleep(time.Minute)
+		if n := len(waits()); n != before {
+			t.Errorf("%d intervals after 20 cuts, were %d: %+v", n, before, waits())
+		}
+		s.CutAndWait()
+		cut := time.Now()
+		time.Sleep(44 * time.Second)
+		cause(lifecycle.WaitBusy)
+		time.Sleep(2 * time.Second)
+		cause(lifecycle.WaitAway)
+		s.MustConnect()
+		cause(lifecycle.WaitBusy)
+		ended(running)
+		ended(s.Run())
+		b := r.UntilBuild(build, "over", func(rec *lifecycle.Record) bool { return rec.Build.State.Final() }).Build
+		var sum, away time.Duration
+		for _, w := range waits() {
+			sum += w.To.Sub(w.From)
+			if w.Cause == lifecycle.WaitAway {
+				away += w.To.Sub(w.From)
+			}
+		}
+		if sum != b.Started.Sub(b.Created) || away == 0 || away > time.Since(cut) {
+			t.Errorf("waits sum to %v, %v of it away; the build waited %v", sum, away, b.Started.Sub(b.Created))
+		}
 	})
 }

@@ -64,7 +64,8 @@ type Dispatcher struct {
 	// broken are builds that cannot be assigned by any means, so that they take
 	// no slot from others; owned by Run.
 	broken map[lifecycle.BuildID]bool
-	asked  asked // owned by Run
+	asked  asked                          // owned by Run
+	lapses map[lifecycle.InstanceID]lapse // owned by Run
 }
 
 // NewDispatcher makes a dispatcher.
@@ -202,12 +203,14 @@ func (d *Dispatcher) look(ctx context.Context, now time.Time) ([]*store.Assign, 
 			d.metrics.queue.Set(0)
 			clear(d.broken)
 			clear(d.asked)
+			clear(d.lapses)
 			return nil, none, err
 		}
 		slaves, err := d.slaves(ctx)
 		if err != nil {
 			return nil, none, err
 		}
+		d.since(now, slaves)
 		d.metrics.queue.Set(float64(len(builds)))
 		more := len(builds) == window
 		if !more {

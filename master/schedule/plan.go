@@ -8,6 +8,11 @@ import (
 	"holdfast/retry"
 )
 
+// lasting is how long slaves must have been away, or have taken no builds, before
+// a build that waited for something else is told to wait for that (P-wait). It is
+// also when they are shown as away (P-alive).
+const lasting = withdrawAfter
+
 // assignment pairs a build with the slave that shall run it.
 type assignment struct {
 	build lifecycle.BuildID
@@ -42,7 +47,13 @@ func plan(now time.Time, builds []lifecycle.Build, slaves []Slave, asked asked) 
 			o.wakeAt(b.NotBefore)
 			continue
 		}
-		slave, cause := o.choose(now, b, slaves, asked)
+		slave, cause, since := o.choose(now, b, slaves, asked)
+		if told := b.Wait == lifecycle.WaitBusy || b.Wait == lifecycle.WaitAway || b.Wait == lifecycle.WaitUnready; told && now.Sub(since) < lasting {
+			// What was told stays for now: a link that flaps must not rewrite the
+			// whole queue twice a flap.
+			cause = b.Wait
+			o.wakeAt(since.Add(lasting))
+		}
 		switch {
 		case slave != nil:
 			slave.Free--
@@ -57,10 +68,12 @@ func plan(now time.Time, builds []lifecycle.Build, slaves []Slave, asked asked) 
 }
 
 // choose returns the best slave for b, or what b waits for; neither if no slave
-// can carry it out. A slave that already lost b is taken only when no other
+// can carry it out. Since is when the last of those that match became what b
+// waits for now, if that is for one to come back or to take builds again; else
+// zero. A slave that already lost b is taken only when no other
 // connected slave matches, one that refused it only when it has changed; among
 // equals the one with most free slots wins.
-func (o *outcome) choose(now time.Time, b *lifecycle.Build, slaves []Slave, asked asked) (*Slave, lifecycle.WaitCause) {
+func (o *outcome) choose(now time.Time, b *lifecycle.Build, slaves []Slave, asked asked) (_ *Slave, _ lifecycle.WaitCause, since time.Time) {
 	var best *Slave
 	bestLost := false
 	known, connected, accepting, unspoilt, unsupported := false, false, false, false, false
@@ -75,12 +88,15 @@ func (o *outcome) choose(now time.Time, b *lifecycle.Build, slaves []Slave, aske
 			continue
 		}
 		known = true
+		if s.Since.After(since) {
+			since = s.Since
+		}
 		if !s.Connected {
 			continue
 		}
 		connected = true
 		lost := slices.Contains(b.LostBy, s.Session.Instance)
-		if !s.Accepting || s.Slots <= 0 {
+		if !s.takes() {
 			continue
 		}
 		accepting = true
@@ -98,17 +114,17 @@ func (o *outcome) choose(now time.Time, b *lifecycle.Build, slaves []Slave, aske
 	}
 	switch {
 	case best != nil && !(bestLost && unspoilt):
-		return best, ""
+		return best, "", time.Time{}
 	case accepting:
-		return nil, lifecycle.WaitBusy // also: only one that lost it is free, or one that refused it
+		return nil, lifecycle.WaitBusy, time.Time{} // also: only one that lost it is free, or one that refused it
 	case connected:
-		return nil, lifecycle.WaitUnready
+		return nil, lifecycle.WaitUnready, since
 	case known:
-		return nil, lifecycle.WaitAway
+		return nil, lifecycle.WaitAway, since
 	case unsupported:
-		return nil, ""
+		return nil, "", time.Time{}
 	default:
-		return nil, lifecycle.WaitNoSlave
+		return nil, lifecycle.WaitNoSlave, time.Time{}
 	}
 }
 

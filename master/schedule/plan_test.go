@@ -39,6 +39,9 @@ func lostBy(names ...string) func(*lifecycle.Build) {
 		}
 	}
 }
+func waits(cause lifecycle.WaitCause) func(*lifecycle.Build) {
+	return func(b *lifecycle.Build) { b.Wait = cause }
+}
 func noSlots(s *Slave) { s.Slots, s.Labels = 0, map[string]string{"os": "linux", "gpu": "1"} }
 func refusedBy(name string, cause retry.Cause) func(*lifecycle.Build) {
 	return func(b *lifecycle.Build) {
@@ -162,6 +165,16 @@ func TestPlan(t *testing.T) {
 			slaves:      []Slave{slave("a", 2, away), slave("b", 1, func(s *Slave) { s.Labels = nil })},
 			asked:       question1("a", condition{epoch: 1}, now),
 			unsupported: []lifecycle.BuildID{"1"}},
+
+		{name: "a short absence changes no wait",
+			builds: []lifecycle.Build{build("1", waits(lifecycle.WaitBusy)), build("2", waits(lifecycle.WaitUnready)), build("3", waits(lifecycle.WaitDispatch))},
+			slaves: []Slave{slave("a", 1, away, func(s *Slave) { s.Since = now.Add(-time.Hour) }), slave("b", 1, away, func(s *Slave) { s.Since = now.Add(-lasting + 1) })},
+			waits:  map[lifecycle.BuildID]lifecycle.WaitCause{"1": lifecycle.WaitBusy, "2": lifecycle.WaitUnready, "3": lifecycle.WaitAway},
+			wake:   now.Add(1)},
+		{name: "one that lasts does",
+			builds: []lifecycle.Build{build("1", waits(lifecycle.WaitBusy)), build("2", waits(lifecycle.WaitUnready))},
+			slaves: []Slave{slave("a", 1, unready, func(s *Slave) { s.Since = now.Add(-lasting) }), slave("b", 1, away, func(s *Slave) { s.Since = now.Add(-lasting) })},
+			waits:  map[lifecycle.BuildID]lifecycle.WaitCause{"1": lifecycle.WaitUnready, "2": lifecycle.WaitUnready}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			o := plan(now, tc.builds, tc.slaves, tc.asked)

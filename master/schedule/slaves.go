@@ -2,7 +2,9 @@ package schedule
 
 import (
 	"context"
+	"time"
 
+	"holdfast/master/lifecycle"
 	"holdfast/master/store"
 )
 
@@ -17,6 +19,36 @@ type Slave struct {
 	Free      int    // of Slots
 	Freed     uint64 // slots given back so far; see store.Slave
 	Statuses  uint64 // times that Accepting has changed in the session
+	// Since is since when, as far as this dispatcher has seen, the slave is away,
+	// or connected and takes nothing; zero: it takes builds.
+	Since time.Time
+}
+
+// takes reports whether the slave takes builds, once it has a free slot.
+func (s *Slave) takes() bool { return s.Connected && s.Accepting && s.Slots > 0 }
+
+// lapse is a time in which a slave takes no builds.
+type lapse struct {
+	away bool // else connected
+	from time.Time
+}
+
+// since brings lapses up to date with what slaves are now, and tells it to them.
+func (d *Dispatcher) since(now time.Time, slaves []Slave) {
+	lapses := make(map[lifecycle.InstanceID]lapse)
+	for i := range slaves {
+		s := &slaves[i]
+		if s.takes() {
+			continue
+		}
+		l, known := d.lapses[s.Session.Instance]
+		if !known || l.away == s.Connected {
+			l = lapse{away: !s.Connected, from: now}
+		}
+		lapses[s.Session.Instance] = l
+		s.Since = l.from
+	}
+	d.lapses = lapses
 }
 
 // slaves joins what the store knows of all slaves with the open sessions. One
