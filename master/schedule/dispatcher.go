@@ -25,6 +25,9 @@ const (
 	// waitsAtOnce is how many builds' waits are noted in one transaction: each
 	// is read and written as a whole, and sessions wait meanwhile.
 	waitsAtOnce = 200
+	// rowsAtOnce is about how many rows (an attempt, and each of its steps) the
+	// assignments of one transaction make; a round may have thousands.
+	rowsAtOnce = 1000
 	// longestPause bounds the rest after a round; see Run.
 	longestPause = time.Second
 )
@@ -156,8 +159,13 @@ func (d *Dispatcher) round(ctx context.Context) (wake time.Time, err error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	if err := d.commit(ctx, assigns); err != nil {
-		return time.Time{}, err
+	for len(assigns) > 0 {
+		n := atOnce(assigns)
+		if err := d.commit(ctx, assigns[:n]); err != nil {
+			d.unasked(assigns...)
+			return time.Time{}, err
+		}
+		assigns = assigns[n:]
 	}
 	if err := d.shelve(ctx, now, o.unsupported); err != nil {
 		return time.Time{}, err
@@ -271,6 +279,17 @@ func (d *Dispatcher) forget(builds []lifecycle.Build) {
 	}
 	maps.DeleteFunc(d.broken, func(id lifecycle.BuildID, _ bool) bool { return !queued[id] })
 	maps.DeleteFunc(d.asked, func(id lifecycle.BuildID, _ map[lifecycle.InstanceID]question) bool { return !queued[id] })
+}
+
+// atOnce is how many of the assignments are committed together, at least one.
+func atOnce(assigns []*store.Assign) int {
+	rows := 0
+	for i, op := range assigns {
+		if rows += 1 + len(op.Steps); rows > rowsAtOnce && i > 0 {
+			return i
+		}
+	}
+	return len(assigns)
 }
 
 // commit commits assignments, all at once, or one by one if one of them cannot

@@ -357,8 +357,13 @@ func (c *Committer) tell(o outcome) {
 
 // sizeOf is about what an op costs in memory and in the store.
 func sizeOf(op Op) int64 {
-	size := 256
+	const row = 256
+	size := row
 	switch op := op.(type) {
+	case *Assign:
+		size += row * len(op.Steps)
+	case *SetWaits:
+		size += row * len(op.Causes)
 	case *ApplyStatus:
 		for _, u := range op.Raw {
 			size += len(u) + 8
