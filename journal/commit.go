@@ -56,6 +56,9 @@ func (j *Journal) commit(p *plan, appends int) error {
 func (j *Journal) transact(p *plan, queue []garbage, w window, appends int) error {
 	began := time.Now()
 	txid, trimmed := 0, 0
+	j.mu.Lock()
+	p.announceLocked()
+	j.mu.Unlock()
 	err := guard("commit", func() error {
 		tx, err := j.db.Begin(true)
 		if err != nil {
@@ -86,6 +89,19 @@ func (j *Journal) transact(p *plan, queue []garbage, w window, appends int) erro
 	j.mu.Unlock()
 	j.committed(time.Since(began), p, appends)
 	return nil
+}
+
+// announceLocked tells readers what the transaction may remove before the index says so. Should it fail, nothing is
+// removed, and the note does no harm. Journal.mu is held for writing.
+func (p *plan) announceLocked() {
+	for _, s := range p.streams {
+		if s != nil && s.base != nil {
+			s.base.pending = s.acked
+		}
+	}
+	for _, d := range p.drops {
+		d.pending = d.next - 1
+	}
 }
 
 // commitFailed sorts the errors of a transaction.

@@ -83,3 +83,13 @@ func MakeNewer(path string) error {
 		return tx.Bucket(bucketAbout).Put(keyAbout, b)
 	}), db.Close())
 }
+
+// RemoveUnapplied does to the file what a transaction has done whose index is not applied yet: it acknowledges the stream up
+// to acked and removes the n-th held entry.
+func (j *Journal) RemoveUnapplied(stream string, n int, acked uint64) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	s := j.streams[stream]
+	s.pending = acked
+	return j.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketEntries).Delete(commitKey(s.held[n].commit)) })
+}

@@ -214,3 +214,40 @@ func TestUnknownOutcome(t *testing.T) {
 		t.Errorf("after restart: %+v", info)
 	}
 }
+
+// TestReadBeforeTheIndex: a reader that comes between a commit and its index sees what is acknowledged go, from wherever it
+// goes first, and takes it neither for damage nor for the end. What nobody has acknowledged must be there.
+func TestReadBeforeTheIndex(t *testing.T) {
+	// Not of journaltest, which would find the damage that this makes.
+	j, _, err := journal.Open(t.Context(), journal.Config{Path: filepath.Join(t.TempDir(), "journal.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- j.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	for n := uint64(1); n <= 6; n++ {
+		if err := j.Append(t.Context(), journal.Write{Stream: "s", Entries: entries(n, n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := j.RemoveUnapplied("s", 2, 4); err != nil {
+		t.Fatal(err)
+	}
+	held, err := j.Read("s", 1, 0)
+	if err != nil || len(held) != 3 || held[0].First != 4 || held[2].First != 6 {
+		t.Errorf("read %v, %v", held, err)
+	}
+	if err := j.RemoveUnapplied("s", 5, 4); err != nil {
+		t.Fatal(err)
+	}
+	if held, err := j.Read("s", 1, 0); !errors.Is(err, journal.ErrCorrupt) {
+		t.Errorf("an entry is missing that nobody has acknowledged: read %v, %v", held, err)
+	}
+}

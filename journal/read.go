@@ -26,8 +26,12 @@ func (j *Journal) Read(stream string, from uint64, maxBytes int) ([]Entry, error
 		for _, r := range s.held[s.find(from):] {
 			key := commitKey(r.commit)
 			b := bucket.Get(key)
-			if b == nil && len(entries) == 0 {
-				continue // trimmed by a transaction whose index is not applied yet; trims go from the front
+			if b == nil && r.last <= s.pending {
+				// Trimmed by a transaction whose index is not applied yet. It may have
+				// removed from the middle what it acknowledges; what comes before is
+				// acknowledged with it.
+				entries, total = nil, 0
+				continue
 			}
 			_, data, err := decodeEntry(key, b)
 			if err != nil {

@@ -17,6 +17,7 @@ type stream struct {
 	ordinal uint64
 	next    uint64
 	acked   uint64
+	pending uint64 // acknowledged by the transaction that is being committed; what is held up to here may be gone
 	held    []ref
 	bytes   int64 // stored bytes of held
 	puts    int
