@@ -1,9 +1,13 @@
 package slave
 
 import (
+	"cmp"
 	"fmt"
+	"math"
+	"slices"
 	"time"
 
+	"holdfast/journal"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 )
 
@@ -40,13 +44,15 @@ func (s *session) marks(m *holdfastv1.Marks) error {
 		s.mu.Unlock()
 		s.ignore("an ACK beyond what was sent", "attempt", m.GetAttemptId(), "seq", seq)
 		return nil
-	case seq == f.next-1 && seq > f.acked && m.GetChainCrc() != 0 && m.GetChainCrc() != f.chain:
-		// The store has committed something else than we sent. Nothing of ours
-		// may be dropped for it (P-diverged).
-		s.mu.Unlock()
-		return fmt.Errorf("%w: attempt %s, update %d: the store has the chain %08x, the journal %08x",
-			errForeignAck, m.GetAttemptId(), seq, m.GetChainCrc(), f.chain)
 	case seq > f.acked:
+		if ours, known := f.chainAt(s.a.journal, seq); known && m.GetChainCrc() != 0 && m.GetChainCrc() != ours {
+			// The store has committed something else than we sent. Nothing of ours
+			// may be dropped for it (P-diverged).
+			s.mu.Unlock()
+			return fmt.Errorf("%w: attempt %s, update %d: the store has the chain %08x, the journal %08x",
+				errForeignAck, m.GetAttemptId(), seq, m.GetChainCrc(), ours)
+		}
+		f.sent = slices.DeleteFunc(f.sent, func(b sentMark) bool { return b.seq <= seq })
 		s.unacked -= int(seq - f.acked)
 		f.acked = seq
 		progress = true
@@ -79,6 +85,23 @@ func (s *session) marks(m *holdfastv1.Marks) error {
 		s.a.signalWork() // there is room in the windows
 	}
 	return nil
+}
+
+// chainAt returns the chain up to an update that is in flight: as sent where a
+// batch ends, else, where the store has cut one, from the journal.
+func (v *voyage) chainAt(j *journal.Journal, seq uint64) (crc uint32, known bool) {
+	if i, found := slices.BinarySearchFunc(v.sent, seq, func(b sentMark, seq uint64) int { return cmp.Compare(b.seq, seq) }); found {
+		return v.sent[i].chain, true
+	}
+	entries, err := j.Read(v.t.meta.Attempt, seq, 1)
+	if err != nil || len(entries) == 0 || seq < entries[0].First {
+		return 0, false
+	}
+	f, err := decodeFrame(entries[0].First, entries[0].Data)
+	if err != nil {
+		return 0, false // whoever sends it will say so
+	}
+	return f.limit(int(seq-f.first)+1, math.MaxInt).after, true
 }
 
 func (s *session) ignore(what string, args ...any) {

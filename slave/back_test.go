@@ -13,6 +13,7 @@ import (
 	"holdfast/proto/chain"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/proto/rpcerr"
+	"holdfast/slave/runner"
 )
 
 // P-back: the slave's directory is an old copy. It goes on after the store's
@@ -321,4 +322,59 @@ func TestAckEpoch(t *testing.T) {
 	ack(epoch, attempt, 1)
 	f.runners.of(attempt)
 	waitFor(t, "the trim", func() bool { info, _, _ := f.agent.journal.Info(attempt); return info.Entries == 0 })
+}
+
+// P-ack: an ACK with another chain than ours trims nothing, wherever in what is
+// in flight it points, and ends the session.
+func TestForeignAckTrimsNothing(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		seq  uint64
+	}{
+		{"last", 5}, {"within a batch", 3}, {"end of a batch", 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newFarm(t)
+			f.connected()
+			attempt, _ := f.assign(2)
+			r := f.runners.of(attempt)
+			f.kinds(attempt, "accepted")
+			waitFor(t, "the ACK", func() bool { info, _, _ := f.agent.journal.Info(attempt); return info.FirstHeld == 2 })
+			f.master.mu.Lock()
+			f.master.holdAcks = true
+			f.master.mu.Unlock()
+			if c.seq == 2 {
+				r.start(0)
+				f.kinds(attempt, "accepted", "start1")
+			}
+			f.runners.mu.Lock() // all at one look
+			code := 0
+			for i := range 2 {
+				step := r.plan.Steps[i].ID
+				if i > 0 || c.seq != 2 {
+					if err := runner.WriteStarted(r.dir, i+1, runner.Started{Step: step, StartedUS: 1}, true); err != nil {
+						t.Error(err)
+					}
+				}
+				if err := runner.WriteExit(r.dir, i+1, runner.Exit{Step: step, State: runner.StateSucceeded, ExitCode: &code, FinishedUS: 2}, true); err != nil {
+					t.Error(err)
+				}
+			}
+			f.runners.mu.Unlock()
+			f.runners.signal()
+			f.kinds(attempt, "accepted", "start1", "end1", "start2", "end2")
+			f.master.mu.Lock()
+			f.master.holdAcks = false
+			f.master.session.send(&holdfastv1.ConnectResponse{Message: &holdfastv1.ConnectResponse_Ack{Ack: &holdfastv1.Ack{
+				Epoch: f.master.epoch, Marks: []*holdfastv1.Marks{{AttemptId: attempt, Seq: c.seq, ChainCrc: 0xBAD}},
+			}}})
+			f.master.mu.Unlock()
+			f.master.until("another session", func() bool { return len(f.master.hellos) == 2 })
+			f.master.mu.Lock()
+			defer f.master.mu.Unlock()
+			if held := f.master.hellos[1].GetAttempts(); len(held) != 1 || held[0].GetFirstHeldSeq() != 2 {
+				t.Errorf("Hello says %v", held)
+			}
+		})
+	}
 }

@@ -27,7 +27,14 @@ type voyage struct {
 	next   uint64          // the next update to send
 	chain  uint32          // up to next-1
 	acked  uint64
-	tails  []*tail // by step; made when the step's log is there
+	sent   []sentMark // where the batches in flight end, in order
+	tails  []*tail    // by step; made when the step's log is there
+}
+
+// sentMark is the chain up to an update that has been sent.
+type sentMark struct {
+	seq   uint64
+	chain uint32
 }
 
 // send is the sender: one goroutine, one message at a time, always the most
@@ -210,6 +217,7 @@ func (s *session) took(f *voyage, batch *frame) *holdfastv1.ConnectRequest {
 	n := len(batch.updates)
 	s.mu.Lock()
 	f.next, f.chain = batch.next(), batch.after
+	f.sent = append(f.sent, sentMark{batch.next() - 1, batch.after})
 	s.unacked += n
 	s.armStallLocked()
 	s.mu.Unlock()
