@@ -42,11 +42,14 @@ func repeat[T any](ctx context.Context, c *Client, patience time.Duration, chang
 		if ctx.Err() != nil {
 			return zero, context.Cause(ctx)
 		}
-		if limited.Err() == nil && kindOf(err) != again {
+		k := kindOf(err)
+		_, refused := rpcerr.From(err)
+		if limited.Err() == nil && (k == final || k == internal && refused && !changes) {
 			return zero, answer(ctx, err)
 		}
-		// A refusal says that nothing was done; anything else does not.
-		if _, refused := rpcerr.From(err); !refused {
+		// A refusal says that nothing was done, unless it is that of a master
+		// that has failed; anything else does not.
+		if !refused || k == internal {
 			unknown = changes
 		}
 		if limited.Err() == nil {

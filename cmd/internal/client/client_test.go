@@ -8,8 +8,13 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	holdfastv1 "holdfast/proto/holdfast/v1"
@@ -100,6 +105,69 @@ func TestSubmitRepeatsTheSameRequest(t *testing.T) {
 			t.Errorf("request %v differs from the first one", s)
 		}
 	}
+}
+
+// An answer without a reason, such as gRPC gives when a reply breaks on its way,
+// is no answer: the outcome is unknown, and the same request is sent again. So is
+// an order's when the master says that it has failed (P-submit P49).
+func TestUnknownOutcomeIsRepeated(t *testing.T) {
+	t.Parallel()
+	broken := []error{
+		status.Error(codes.Internal, "unexpected EOF"), status.Error(codes.Unknown, "stream reset"),
+		status.Error(codes.Unavailable, "connection closed"), rpcerr.New(rpcerr.NotReady, "not now"),
+	}
+	t.Run("order", func(t *testing.T) {
+		t.Parallel()
+		f := newFakeMaster()
+		f.fail = append(broken, rpcerr.New(rpcerr.Internal, "the store has failed"))
+		tries := len(f.fail) + 1
+		c := dial(t, serve(t, f))
+		if _, err := c.Submit(t.Context(), &holdfastv1.SubmitBuildRequest{RequestKey: "k", Spec: &holdfastv1.BuildSpec{Name: "n"}}); err != nil {
+			t.Error(err)
+		}
+		if len(f.submits) != tries {
+			t.Fatalf("%d requests, want %d", len(f.submits), tries)
+		}
+		for _, s := range f.submits {
+			if !proto.Equal(s, f.submits[0]) {
+				t.Errorf("request %v differs from the first one", s)
+			}
+		}
+	})
+	t.Run("question", func(t *testing.T) {
+		t.Parallel()
+		f := newFakeMaster()
+		f.fail = broken
+		c := dial(t, serve(t, f))
+		if _, err := c.Explain(t.Context(), f.build.GetId()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("a master that has failed", func(t *testing.T) {
+		t.Parallel()
+		f := newFakeMaster()
+		f.fail = []error{rpcerr.New(rpcerr.Internal, "damaged")}
+		c := dial(t, serve(t, f))
+		if _, err := c.Explain(t.Context(), f.build.GetId()); !rpcerr.Is(err, rpcerr.Internal) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("never answered", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			conn, err := grpc.NewClient("passthrough:///master", grpc.WithTransportCredentials(insecure.NewCredentials()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			c := &Client{cfg: Config{Addr: "master:1", Patience: time.Second, Waiting: func(string) {}}, conn: conn}
+			_, err = order(t.Context(), c, func(context.Context) (int, error) { return 0, status.Error(codes.Internal, "unexpected EOF") })
+			var unreachable *UnreachableError
+			if !errors.As(err, &unreachable) || !unreachable.Unknown {
+				t.Errorf("got %v", err)
+			}
+		})
+	})
 }
 
 func TestRefusalIsFinal(t *testing.T) {

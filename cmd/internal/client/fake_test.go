@@ -26,7 +26,8 @@ type fakeMaster struct {
 	over    map[[2]uint32]bool // the log is whole
 	events  uint64
 	submits []*holdfastv1.SubmitBuildRequest
-	lose    int // replies of SubmitBuild to lose
+	lose    int     // replies of SubmitBuild to lose
+	fail    []error // what SubmitBuild and ExplainBuild answer first
 	storeID string
 }
 
@@ -75,7 +76,20 @@ func (f *fakeMaster) SubmitBuild(_ context.Context, req *holdfastv1.SubmitBuildR
 		f.lose--
 		panic(http2Abort)
 	}
+	if err := f.failure(); err != nil {
+		return nil, err
+	}
 	return &holdfastv1.SubmitBuildResponse{BuildId: req.GetBuildId(), Already: len(f.submits) > 1}, nil
+}
+
+// failure takes the next of fail; f.mu is held.
+func (f *fakeMaster) failure() error {
+	if len(f.fail) == 0 {
+		return nil
+	}
+	err := f.fail[0]
+	f.fail = f.fail[1:]
+	return err
 }
 
 // http2Abort makes the test's interceptor cut the connection instead of replying.
@@ -91,6 +105,11 @@ func (f *fakeMaster) GetBuild(_ context.Context, req *holdfastv1.GetBuildRequest
 }
 
 func (f *fakeMaster) ExplainBuild(context.Context, *holdfastv1.ExplainBuildRequest) (*holdfastv1.ExplainBuildResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.failure(); err != nil {
+		return nil, err
+	}
 	return &holdfastv1.ExplainBuildResponse{Lines: []string{"The build is queued: for a test."}}, nil
 }
 
