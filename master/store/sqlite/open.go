@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 	"modernc.org/sqlite"
@@ -20,6 +21,9 @@ import (
 // Open opens the store of a data directory, or makes it. It returns ErrInUse
 // while another process has it open and ErrNewer for a store of a newer
 // version, both before it has written anything.
+//
+// It waits for readers of other processes that look at an old state, until ctx
+// ends: what they hold back cannot be made durable (P-sync).
 //
 // Sessions of the master that had the store before are over; Open notes their
 // slaves as away from now on. It changes nothing else: no build, no attempt.
@@ -96,21 +100,8 @@ func (s *Store) openWriter(ctx context.Context, version int64) error {
 	if err := s.identify(ctx); err != nil {
 		return fmt.Errorf("open store %s: %w", s.cfg.Path, classify(err))
 	}
-	// A master that was killed may have written commits that it never synced.
-	// We are about to tell slaves about them, who then drop their copies. So:
-	// sync the log, move it into the database, sync that (P-ack). If we crash
-	// here, nobody has been told anything.
-	var busy, pages, moved int
-	if err := s.conn.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &pages, &moved); err != nil {
-		return fmt.Errorf("open store %s: checkpoint: %w", s.cfg.Path, classify(err))
-	}
-	if busy != 0 {
-		// A reader of another process holds the log back. All pages are in
-		// the log, and a checkpoint syncs the log before anything else, but a
-		// busy one may not have come that far: commit something with a sync.
-		if _, err := s.conn.ExecContext(ctx, `UPDATE store_meta SET value = value WHERE key = 'store_id'`); err != nil {
-			return fmt.Errorf("open store %s: sync: %w", s.cfg.Path, classify(err))
-		}
+	if err := s.checkpoint(ctx); err != nil {
+		return fmt.Errorf("open store %s: checkpoint: %w", s.cfg.Path, err)
 	}
 	if !s.cfg.NoSync {
 		if err := syncDir(filepath.Dir(s.cfg.Path)); err != nil {
@@ -118,6 +109,44 @@ func (s *Store) openWriter(ctx context.Context, version int64) error {
 		}
 	}
 	return nil
+}
+
+// checkpointPause is the time between two tries of checkpoint.
+const checkpointPause = 200 * time.Millisecond
+
+// checkpoint makes what was found durable (P-sync). A master that was killed may
+// have written commits that it never synced, or that it stopped for because a
+// sync failed. We are about to tell slaves about them, who then drop their
+// copies. So: sync the log, move all of it into the database, sync that. If we
+// crash here, nobody has been told anything.
+//
+// A reader of another process that looks at an old state holds part of the log
+// back. There is no way around waiting for it: after a failed sync the kernel may
+// take pages of the log for written that are not, and no further sync writes them.
+func (s *Store) checkpoint(ctx context.Context) error {
+	for told := false; ; {
+		var busy, pages, moved int
+		if err := s.conn.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &pages, &moved); err != nil {
+			return classify(err)
+		}
+		// Busy with all pages moved: a reader of the newest state has only kept
+		// the log from being emptied.
+		if busy == 0 || pages >= 0 && moved == pages {
+			return nil
+		}
+		if !told {
+			told = true
+			s.cfg.Logger.Warn("the store is not opened before another process has ended reading an old state of it",
+				"path", s.cfg.Path, "pages", pages, "moved", moved)
+		}
+		timer := time.NewTimer(checkpointPause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return fmt.Errorf("another process reads an old state of the store, and so keeps it from being made durable: %w", context.Cause(ctx))
+		}
+	}
 }
 
 // identify reads the store id, or makes it. If we crash before it is durable

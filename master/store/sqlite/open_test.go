@@ -214,6 +214,102 @@ func TestOpenEndsSessions(t *testing.T) {
 	}
 }
 
+// What the last master has left in the log is in the database, and synced there,
+// before anybody is told about it: a reader that holds the log back holds Open
+// back, one that looks at the newest state does not (P-sync P40).
+func TestCheckpointAtOpen(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		stale bool // the reader began before the last commit
+	}{
+		{"a reader of an old state", true},
+		{"a reader of the newest state", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "holdfast.db")
+			s, err := sqlite.Open(t.Context(), sqlite.Config{Path: path})
+			if err != nil {
+				t.Fatal(err)
+			}
+			submit(t, s, "b1")
+			db, err := sqlite.OpenViews(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			var reader *sql.Tx
+			read := func() {
+				var n int
+				if reader, err = db.BeginTx(t.Context(), &sql.TxOptions{ReadOnly: true}); err != nil {
+					t.Fatal(err)
+				}
+				if err := reader.QueryRow(`SELECT count(*) FROM v1_builds`).Scan(&n); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if tc.stale {
+				read()
+			}
+			submit(t, s, "b2")
+			if !tc.stale {
+				read()
+			}
+			// With a reader around, closing leaves the log as a kill does.
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if tc.stale {
+				if got := buildsIn(t, path); got == 2 {
+					t.Fatal("nothing is left in the log")
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if s, err := sqlite.Open(ctx, sqlite.Config{Path: path}); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "another process reads") {
+					if err == nil {
+						s.Close()
+					}
+					t.Fatalf("open beside a reader of an old state: %v", err)
+				}
+				time.AfterFunc(time.Second, func() { reader.Rollback() })
+			} else {
+				defer reader.Rollback()
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			if s, err = sqlite.Open(ctx, sqlite.Config{Path: path}); err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			if got := buildsIn(t, path); got != 2 {
+				t.Errorf("%d of 2 builds are in the database", got)
+			}
+		})
+	}
+}
+
+// buildsIn counts the builds of a store without its log.
+func buildsIn(t *testing.T, path string) (n int) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone := filepath.Join(t.TempDir(), "alone.db")
+	if err := os.WriteFile(alone, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", alone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.QueryRow(`SELECT count(*) FROM builds`).Scan(&n); err != nil {
+		return 0 // not even the table
+	}
+	return n
+}
+
 // A foreign writer makes commits fail as busy, at once and without harm.
 func TestForeignWriterIsBusy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "holdfast.db")
