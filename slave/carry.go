@@ -23,9 +23,11 @@ const (
 	// news: a runner whose step prints wakes us a hundred times a second, and a look
 	// opens some files for each step. The sender is not held up by it.
 	minQuiet = 20 * time.Millisecond
-	// lookRetry is the wait after something failed; negative as step says: no
-	// wake-up cuts it short.
-	lookRetry = -5 * time.Second
+	// lookRetry is the wait after a look that failed.
+	lookRetry = 5 * time.Second
+	// holdOff is what step returns then: negative, so that no wake-up cuts it
+	// short.
+	holdOff = -lookRetry
 )
 
 // start gives the attempt to a runner. Nothing of it has started so far, and
@@ -58,7 +60,7 @@ func (t *attempt) start(ctx context.Context) (time.Duration, error) {
 		s, lookErr := t.look()
 		if lookErr != nil || s.alive || s.started() {
 			t.log.Warn("launching the runner failed, but it may be running", "err", err)
-			return lookRetry, nil
+			return holdOff, nil
 		}
 		cause := retry.CouldNotStart
 		if isNoSpace(err) {
@@ -103,7 +105,7 @@ func (t *attempt) watch(ctx context.Context, stop *stopOrder) (time.Duration, er
 			t.failure = text
 			t.log.Error("cannot look at the attempt", "err", err)
 		}
-		return lookRetry, nil
+		return holdOff, nil
 	}
 	t.failure = ""
 	if !s.alive && s.end == nil {
@@ -132,7 +134,7 @@ func (t *attempt) watch(ctx context.Context, stop *stopOrder) (time.Duration, er
 	if stop != nil && !t.told {
 		if err := t.a.runners.Stop(t.dir, stopReason(stop.cause, stop.detail)); err != nil {
 			t.log.Warn("cannot tell the runner to stop; trying again", "err", err)
-			return lookRetry, nil
+			return holdOff, nil
 		}
 		t.told = true
 	}
@@ -175,18 +177,18 @@ func (t *attempt) orphaned(ctx context.Context, s *sight, stop *stopOrder) (time
 		var err error
 		if left, err = t.a.runners.KillLeftovers(ctx, t.dir); err != nil {
 			t.log.Error("cannot kill what the attempt left running; trying again", "err", err)
-			return lookRetry, nil
+			return holdOff, nil
 		}
 	}
 	// Nothing writes any more: look again for the final word of every file, and
 	// make it durable, since its writer may not have come to that (P-sync).
 	if err := syncTree(t.dir, t.a.cfg.NoSync); err != nil {
 		t.log.Error("cannot sync what the attempt left; trying again", "err", err)
-		return lookRetry, nil
+		return holdOff, nil
 	}
 	s, err := t.look()
 	if err != nil {
-		return lookRetry, nil
+		return holdOff, nil
 	}
 	if len(left) > 0 {
 		if err := t.a.left.add(ctx, t.meta.Attempt, t.meta.StepIDs, left); err != nil {
@@ -199,7 +201,7 @@ func (t *attempt) orphaned(ctx context.Context, s *sight, stop *stopOrder) (time
 	logs, err := t.scanLogs(s)
 	if err != nil {
 		t.log.Error("cannot read what the attempt left; trying again", "err", err)
-		return lookRetry, nil
+		return holdOff, nil
 	}
 	err = t.report(ctx, true, func(b *batch) {
 		if len(left) > 0 {

@@ -19,7 +19,7 @@ func (t *attempt) settle(ctx context.Context, forget *forgetOrder) (time.Duratio
 	if !t.isSeen() {
 		if _, err := t.look(); err != nil {
 			t.log.Warn("cannot look at the ended attempt; trying again", "err", err)
-			return lookRetry, nil
+			return holdOff, nil
 		}
 	}
 	if !t.swept {
@@ -83,12 +83,12 @@ func (t *attempt) setAside(ctx context.Context, forget *forgetOrder) (time.Durat
 	if t.launched {
 		s, err := t.look()
 		if err != nil {
-			return lookRetry, nil
+			return holdOff, nil
 		}
 		if s.alive {
 			if !t.told {
 				if err := t.a.runners.Stop(t.dir, stopReason(retry.Cancelled, "the master set the attempt aside: "+forget.reason)); err != nil {
-					return lookRetry, nil
+					return holdOff, nil
 				}
 				t.told = true
 			}
@@ -96,7 +96,7 @@ func (t *attempt) setAside(ctx context.Context, forget *forgetOrder) (time.Durat
 		}
 		left, err := t.a.runners.KillLeftovers(ctx, t.dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return lookRetry, nil
+			return holdOff, nil
 		}
 		if len(left) > 0 {
 			if err := t.a.left.add(ctx, t.meta.Attempt, t.meta.StepIDs, left); err != nil {
@@ -107,7 +107,7 @@ func (t *attempt) setAside(ctx context.Context, forget *forgetOrder) (time.Durat
 	path, err := t.keepEvidence(evidenceRefused)
 	if err != nil {
 		t.log.Error("cannot keep what the store refused; trying again", "err", err)
-		return lookRetry, nil
+		return holdOff, nil
 	}
 	t.log.Warn("the master set the attempt aside", "why", forget.reason, "kept", path)
 	if err := removeWorkspace(t.a.cfg.Dir, &t.meta); err != nil {
