@@ -110,11 +110,26 @@ func (s *session) read(f *voyage, tl *tail, l logState, size int) (*holdfastv1.C
 			return nil, s.unreadable(f, tl, err)
 		}
 	}
-	c, err := tl.reader.Next(size)
-	switch {
-	case err == nil:
-		return s.chunk(f, tl, c)
-	case errors.Is(err, io.EOF), errors.Is(err, spool.ErrTorn):
+	for {
+		c, err := tl.reader.Next(size)
+		if err == nil {
+			return s.chunk(f, tl, c)
+		}
+		if errors.Is(err, spool.ErrTorn) {
+			// What is damaged costs itself and no more: whatever follows is sent
+			// now, or nothing behind it would ever be ACKed and trimmed
+			// (P-log-state). Only a live log's tail is waited for: Skip says EOF.
+			var to int64
+			if to, err = tl.reader.Skip(); err == nil && to > tl.next {
+				return s.logGap(f, tl, to, true, "the bytes are damaged on the slave's disk"), nil
+			}
+			if err == nil {
+				continue // completed meanwhile
+			}
+		}
+		if !errors.Is(err, io.EOF) {
+			return nil, s.unreadable(f, tl, err)
+		}
 		if !l.final {
 			return nil, nil
 		}
@@ -123,8 +138,6 @@ func (s *session) read(f *voyage, tl *tail, l logState, size int) (*holdfastv1.C
 			return s.logGap(f, tl, l.size, true, "the slave's machine lost the bytes"), nil
 		}
 		return nil, nil
-	default:
-		return nil, s.unreadable(f, tl, err)
 	}
 }
 

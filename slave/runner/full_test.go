@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -102,6 +103,23 @@ func TestStopWhileFull(t *testing.T) {
 	}
 }
 
+// TestStopEndsWhileFull (P-full): a step that waits for spool space can be
+// stopped while no master frees any. What it had said is kept, beyond the quota.
+func TestStopEndsWhileFull(t *testing.T) {
+	a := prepare(t, "", Plan{SpoolQuota: 50 << 10, Steps: []PlanStep{{Command: self("lines", "20000", "60")}}}).launch()
+	a.await("a full spool", func() bool { n, _ := spool.Usage(LogDir(a.dir, 1)); return n > 40<<10 && a.blocked() })
+	if err := Stop(a.dir, "enough"); err != nil {
+		t.Fatal(err)
+	}
+	o := a.ended(StateCancelled, string(retry.Cancelled))
+	got, e := a.log(1), o.Steps[0].Exit
+	// Whole lines but for the one in whose midst it was killed, and all of the
+	// pipe's 64 KiB.
+	if want := string(lines(20_000, 60)); string(got) != want[:len(got)] || e.LogBytes != int64(len(got)) || len(got) < 100<<10 {
+		t.Errorf("%d bytes, recorded %d", len(got), e.LogBytes)
+	}
+}
+
 // smallDisk mounts a file system of a few MiB.
 func smallDisk(t *testing.T, kind string, mib int) string {
 	t.Helper()
@@ -165,6 +183,31 @@ func TestDiskFull(t *testing.T) {
 				t.Fatal(err)
 			}
 			a.ended(StateCancelled, string(retry.Cancelled))
+		})
+		t.Run(kind+", stop while output waits", func(t *testing.T) {
+			disk := smallDisk(t, kind, 8)
+			step := "read x < gate; " + quote(self("lines", "20000", "60"))
+			a := prepare(t, disk, Plan{Steps: []PlanStep{{Run: step, Timeout: patience}}})
+			open := a.gate("gate")
+			a.launch()
+			a.stepPID(1)
+			fill(t, filepath.Join(disk, "filler"))
+			open()
+			a.await("the step to wait", a.blocked)
+			if err := Stop(a.dir, "enough"); err != nil {
+				t.Fatal(err)
+			}
+			// There will be no room: what is lost is counted and named.
+			a.await("the attempt's end", func() bool { o := a.observe(); return o.End != nil && !o.Alive })
+			o := a.observe()
+			e := o.Steps[0].Exit
+			if o.End.State != StateCancelled || !strings.Contains(e.Detail, "no room for the last") {
+				t.Errorf("end %+v, exit %+v", o.End, e)
+			}
+			said := lines(20_000, 60)[:e.LogBytes]
+			if sum, err := spool.Scan(LogDir(a.dir, 1)); err != nil || sum.Size >= e.LogBytes || e.LogCRC != checksum(said) {
+				t.Errorf("log %+v, recorded %d bytes, %v", sum, e.LogBytes, err)
+			}
 		})
 		t.Run(kind+", output waits", func(t *testing.T) {
 			disk := smallDisk(t, kind, 8)

@@ -35,9 +35,14 @@ type pumps struct {
 	dirty chan struct{}   // one slot, to flush: there is something to make durable
 	// failed is closed when the log cannot go on; the step is to be ended.
 	failed chan struct{}
+	// last is closed by the supervisor when only last words are left to write,
+	// noRoom when those for which the disk has no room are given up.
+	last, noRoom chan struct{}
 
-	mu    sync.Mutex
-	spool *spool.Writer // guarded by mu, but for Flush
+	mu      sync.Mutex
+	spool   *spool.Writer // guarded by mu, but for Flush
+	unbound bool          // guarded by mu: the spool takes last words beyond its quota
+	lost    int64         // guarded by mu: bytes that were given up
 
 	running sync.WaitGroup
 	once    sync.Once
@@ -45,7 +50,10 @@ type pumps struct {
 }
 
 func newPumps(log *spool.Writer, clock *clock, space <-chan struct{}) *pumps {
-	return &pumps{spool: log, clock: clock, space: space, dirty: make(chan struct{}, 1), failed: make(chan struct{})}
+	return &pumps{
+		spool: log, clock: clock, space: space, dirty: make(chan struct{}, 1),
+		failed: make(chan struct{}), last: make(chan struct{}), noRoom: make(chan struct{}),
+	}
 }
 
 // run pumps one output until its end. It owns r.
@@ -150,7 +158,10 @@ func (p *pumps) drain(stream spool.Stream, r *os.File, buf []byte) error {
 	return nil
 }
 
-// write puts b into the spool, however long that takes.
+// write puts b into the spool, however long that takes. Once no process of the
+// step is left, its quota keeps nobody waiting: what its pipes still hold is
+// little, and goes beyond it (P-full). Only a full disk does, until the attempt is
+// stopped.
 func (p *pumps) write(stream spool.Stream, b []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -171,12 +182,22 @@ func (p *pumps) write(stream spool.Stream, b []byte) error {
 		if !errors.Is(err, spool.ErrFull) {
 			return err
 		}
+		if !p.unbound && isClosed(p.last) {
+			p.unbound = true
+			p.spool.Unbound()
+			continue
+		}
+		if p.unbound && isClosed(p.noRoom) {
+			p.lost += int64(len(b))
+			p.spool.Lose(b)
+			break
+		}
 		if !blocked {
 			blocked = true
 			p.clock.block()
 			p.full(true)
 		}
-		select {
+		select { // last and noRoom can wait for the next look
 		case <-p.space:
 		case <-time.After(fullRetry):
 		}
@@ -187,4 +208,20 @@ func (p *pumps) write(stream spool.Stream, b []byte) error {
 		p.clock.touch() // being allowed to speak again counts as speaking
 	}
 	return nil
+}
+
+// closeOnce closes c; only the supervisor's goroutine does.
+func closeOnce(c chan struct{}) {
+	if !isClosed(c) {
+		close(c)
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }

@@ -136,6 +136,10 @@ func (r *runner) execute(number int, log *spool.Writer, clock *clock) (Exit, err
 	if err := p.failure(); err != nil {
 		return Exit{}, err // the log is not whole: no end may be recorded
 	}
+	if p.lost > 0 { // the pumps have ended
+		r.log.Error("the disk has no room for the last output of a stopped step", "step", number, "lost", p.lost)
+		exit.Detail = cut(fmt.Sprintf("the disk had no room for the last %d bytes of its output; %s", p.lost, exit.Detail), maxDetail)
+	}
 	return exit, nil
 }
 

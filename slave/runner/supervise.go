@@ -51,20 +51,33 @@ func (s *supervisor) watch(p *pumps, readers [2]*os.File) Exit {
 		s.sweep(treeDone)
 	}
 	// Nothing writes any more: the pipes end by themselves, unless somebody
-	// outside the step holds one open.
-	patience := time.After(drainPatience)
+	// outside the step holds one open, or the spool is full. After some patience
+	// only what is in them now is waited for; and if the attempt is to stop, not
+	// for ever: a full disk must not keep its end from being recorded (P-full).
+	patience := time.NewTicker(drainPatience)
+	defer patience.Stop()
 	for {
 		select {
 		case <-outputDone:
 			return s.exit(why)
 		case <-s.runner.ctl.C: // a full spool may still need to hear of space
 			s.passOn()
-		case <-patience:
+		case <-patience.C:
+			if isClosed(p.last) && (why != nil || s.stopped()) {
+				closeOnce(p.noRoom)
+			}
 			for _, r := range readers {
 				_ = r.SetReadDeadline(time.Now()) // only a closed file refuses
 			}
+			closeOnce(p.last)
 		}
 	}
+}
+
+// stopped reports whether there is a stop order.
+func (s *supervisor) stopped() bool {
+	stop, err := readStop(s.runner.dir)
+	return err == nil && stop != nil
 }
 
 // reap collects every child until there is none left. It is the only one who

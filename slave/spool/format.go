@@ -117,19 +117,21 @@ func decodeRecord(b []byte, offset int64) (record, int, error) {
 		stream: Stream(b[24]),
 		data:   b[recordHeader:size],
 	}
-	if r.offset != offset {
+	if r.offset != offset || offset > math.MaxInt64-int64(length) {
 		return record{}, 0, fmt.Errorf("record at offset %d says %d: %w", offset, r.offset, ErrTorn)
 	}
 	return r, size, nil
 }
 
 // findRecord returns the place of the first whole record in data that ends
-// behind raw offset from, whatever lies before it.
-func findRecord(data []byte, from int64) (at int, offset int64, ok bool) {
+// behind raw offset from, whatever lies before it. Data begins at raw offset
+// base. Each raw byte takes at least one byte of the file, so a record further
+// ahead than its place allows is none of ours: output may hold a copy of a spool.
+func findRecord(data []byte, base, from int64) (at int, offset int64, ok bool) {
 	for ; at+recordHeader <= len(data); at++ {
 		length := int64(binary.LittleEndian.Uint32(data[at:]))
 		offset = int64(binary.LittleEndian.Uint64(data[at+8:]))
-		if length == 0 || length > MaxRecord || offset < 0 || offset > math.MaxInt64-length || offset+length <= from {
+		if length == 0 || length > MaxRecord || offset < base || offset-base > int64(at) || offset > math.MaxInt64-length || offset+length <= from {
 			continue // cheap, before the CRC
 		}
 		if _, _, err := decodeRecord(data[at:], offset); err == nil {

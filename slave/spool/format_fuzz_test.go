@@ -32,7 +32,7 @@ func FuzzRecord(f *testing.F) {
 		if checksum(b[8:size]) != binary.LittleEndian.Uint32(b[4:]) {
 			t.Fatal("returned bytes whose CRC does not match")
 		}
-		if at, off, ok := findRecord(append([]byte{1, 2, 3}, b...), offset); offset >= 0 && offset < math.MaxInt64-MaxRecord && (!ok || at > 3 || off > offset) {
+		if at, off, ok := findRecord(append([]byte{1, 2, 3}, b...), offset, offset); offset >= 0 && offset < math.MaxInt64-MaxRecord && (!ok || at > 3 || off > offset) {
 			t.Fatalf("found %d, %d, %v behind three bytes", at, off, ok)
 		}
 	})
@@ -57,25 +57,30 @@ func FuzzSegment(f *testing.F) {
 		} else if !errors.Is(err, ErrTorn) && !errors.Is(err, ErrNewer) {
 			t.Fatalf("error of no class: %v", err)
 		}
-		w, end, err := walkBytes(segment{base: base}, b)
-		if err != nil && !errors.Is(err, ErrTorn) && !errors.Is(err, ErrNewer) {
-			t.Fatalf("error of no class: %v", err)
-		}
-		if w == nil {
+		w, err := walkBytes(segment{base: base}, b, 9)
+		if err != nil {
+			if !errors.Is(err, ErrNewer) {
+				t.Fatalf("error of no class: %v", err)
+			}
 			return
 		}
-		crc, offset, rest := w.prefix, base, b[headerSize:]
-		for offset != end {
-			r, size, err := decodeRecord(rest, offset)
-			if err != nil {
-				t.Fatalf("walked over what does not decode: %v", err)
+		if w.end < base || w.end-base > int64(len(b)) {
+			t.Fatalf("%d bytes from %d on end at %d", len(b), base, w.end)
+		}
+		if !w.torn {
+			crc, offset, rest := w.prefix, base, b[headerSize:]
+			for len(rest) > 0 {
+				r, size, err := decodeRecord(rest, offset)
+				if err != nil {
+					t.Fatalf("walked over what does not decode: %v", err)
+				}
+				crc, offset, rest = crcUpdate(crc, r.data), offset+int64(len(r.data)), rest[size:]
 			}
-			crc, offset, rest = crcUpdate(crc, r.data), offset+int64(len(r.data)), rest[size:]
+			if crc != w.crc || offset != w.end {
+				t.Fatalf("CRC %x of the log up to %d, want %x up to %d", w.crc, w.end, crc, offset)
+			}
 		}
-		if crc != w.crc {
-			t.Fatalf("CRC %x of the log, want %x", w.crc, crc)
-		}
-		if at, _, ok := findRecord(b, 0); ok {
+		if at, _, ok := findRecord(b, 0, 0); ok {
 			if _, _, err := decodeRecord(b[at:], int64(binary.LittleEndian.Uint64(b[at+8:]))); err != nil {
 				t.Fatalf("found what does not decode: %v", err)
 			}

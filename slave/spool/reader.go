@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"slices"
 	"time"
@@ -66,7 +67,7 @@ func (r *Reader) Close() error {
 // Next returns up to limit raw bytes, at least 1; it does not split what fits.
 // io.EOF: all complete records have been returned, a live writer may add more.
 // ErrTorn: the next bytes are incomplete or damaged; a live writer may be about
-// to complete them, after its end they are lost: see Skip. ErrTrimmed: they
+// to complete them, else they are lost: see Skip. ErrTrimmed: they
 // were ACKed and deleted after this reader had begun. All may be asked again.
 func (r *Reader) Next(limit int) (Chunk, error) {
 	c := Chunk{Offset: r.next, Data: r.out[:0]}
@@ -143,7 +144,8 @@ func (r *Reader) open() error {
 		if r.next < list[0].base {
 			return fmt.Errorf("read spool at %d: %w", r.next, ErrTrimmed)
 		}
-		return r.openSegment(list[holder(list, r.next)])
+		i := holder(list, r.next)
+		return r.openSegment(list[i], i+1 == len(list))
 	})
 }
 
@@ -156,7 +158,8 @@ func holder(list []segment, offset int64) int {
 	return at
 }
 
-func (r *Reader) openSegment(s segment) error {
+// openSegment opens s; newest says that it is the last one.
+func (r *Reader) openSegment(s segment, newest bool) error {
 	f, err := os.Open(s.path)
 	if err != nil {
 		return fmt.Errorf("read spool: %w", err)
@@ -165,7 +168,7 @@ func (r *Reader) openSegment(s segment) error {
 	n, err := io.ReadFull(f, head)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		f.Close()
-		if n == 0 {
+		if n == 0 && newest {
 			return io.EOF // its header is being written
 		}
 		return fmt.Errorf("segment header at offset %d: %w", s.base, ErrTorn)
@@ -238,7 +241,7 @@ func (r *Reader) roll(cause error) error {
 	}
 	switch s := list[next]; {
 	case s.base == r.pos:
-		err := r.openSegment(s) // after an error the old one stays open: asked again
+		err := r.openSegment(s, next+1 == len(list)) // after an error the old one stays open: asked again
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // trimmed this instant: look again
 		}
@@ -251,32 +254,64 @@ func (r *Reader) roll(cause error) error {
 }
 
 // Skip passes over damaged bytes, after ErrTorn, to the next record that can be
-// read, in a log that nobody writes any more (P-log-state). It returns the
-// offset at which Next goes on; the bytes before it are lost. io.EOF: nothing
-// that can be read follows.
+// read, or to the next segment (P-log-state). It returns the offset at which
+// Next goes on; the bytes before it are lost. The same offset as before: a live
+// writer has completed the record meanwhile, nothing is lost. io.EOF: nothing
+// follows; only then a live writer may still complete what is torn, for it
+// writes behind nothing but a whole record.
 func (r *Reader) Skip() (int64, error) {
 	err := steady(r.dir, func(list []segment) error {
 		if len(list) == 0 {
 			return io.EOF
 		}
-		for _, s := range list[holder(list, r.next):] {
-			data, err := os.ReadFile(s.path)
-			if err != nil {
-				return fmt.Errorf("read spool: %w", err)
-			}
-			at, offset, ok := findRecord(data, r.next)
-			if !ok {
-				continue
-			}
-			f, err := os.Open(s.path)
-			if err != nil {
-				return fmt.Errorf("read spool: %w", err)
-			}
-			r.take(f, s, int64(at), offset)
+		if r.next < list[0].base {
+			return fmt.Errorf("read spool at %d: %w", r.next, ErrTrimmed)
+		}
+		i := holder(list, r.next)
+		f, at, offset, err := r.find(list[i])
+		switch {
+		case err != nil:
+			return err
+		case f != nil:
+			r.take(f, list[i], at, offset)
 			r.next = max(r.next, offset)
 			return nil
+		case i+1 == len(list):
+			return io.EOF
 		}
-		return io.EOF
+		// This segment is complete, and nothing more of it can be read.
+		r.next = list[i+1].base
+		return r.Close() // the next one is opened by name
 	})
 	return r.next, err
+}
+
+// find looks for the next whole record of the segment that ends behind next,
+// and returns the segment's file with the place of the record in it; no file:
+// there is none.
+func (r *Reader) find(s segment) (f *os.File, at, offset int64, err error) {
+	if f, err = os.Open(s.path); err != nil {
+		return nil, 0, 0, fmt.Errorf("read spool: %w", err)
+	}
+	start, pos := int64(0), s.base
+	if r.file != nil && r.base == s.base { // all before has been read
+		start, pos = r.at+int64(r.read), r.pos
+	}
+	// What was torn when its first bytes were read may have been taken back and
+	// written anew before its last ones were, by a writer whose disk was full. It
+	// cannot have been since a record stands behind it: so the second look counts.
+	for look := 1; ; look++ {
+		data, err := io.ReadAll(io.NewSectionReader(f, start, math.MaxInt64-start))
+		if err != nil {
+			f.Close()
+			return nil, 0, 0, fmt.Errorf("read spool: %w", err)
+		}
+		found, offset, ok := findRecord(data, pos, r.next)
+		if !ok {
+			return nil, 0, 0, f.Close()
+		}
+		if offset <= r.next || look == 2 {
+			return f, start + int64(found), offset, nil
+		}
+	}
 }

@@ -7,17 +7,18 @@ import (
 )
 
 // Range returns the raw offsets that a log holds: first up to, not with, next.
-// A torn tail is left out. Both are 0 when there is no log yet.
+// A torn tail is left out; damaged bytes with whole records behind them are not.
+// Both are 0 when there is no log yet.
 func Range(dir string) (first, next int64, err error) {
 	err = steady(dir, func(list []segment) error {
 		if first, next = 0, 0; len(list) == 0 {
 			return nil
 		}
-		_, end, err := walk(list[len(list)-1])
-		if err != nil && !errors.Is(err, ErrTorn) {
+		w, err := walk(list[len(list)-1], 0)
+		if err != nil {
 			return err
 		}
-		first, next = list[0].base, end
+		first, next = list[0].base, w.end
 		return nil
 	})
 	return first, next, err
@@ -25,14 +26,18 @@ func Range(dir string) (first, next int64, err error) {
 
 // Summary is what a whole log amounts to.
 type Summary struct {
-	First int64  // raw offset of the first byte still here
-	Size  int64  // of the log up to its first damage, trimmed bytes included
-	CRC   uint32 // CRC-32C of all raw bytes up to Size, trimmed ones included
-	Torn  bool   // there is more on disk, but damaged
+	First int64 // raw offset of the first byte still here
+	Size  int64 // of the log up to its last whole record, trimmed and damaged bytes included
+	// CRC is the CRC-32C of all raw bytes up to Size, trimmed ones included.
+	// Damaged bytes are left out of it, unless a later segment's header knows
+	// what they were.
+	CRC  uint32
+	Torn bool // bytes are damaged or missing, before Size or behind it
 }
 
 // Scan verifies a log that nobody writes any more. With no segments it is
-// empty.
+// empty. What is damaged costs itself and nothing behind it (P-log-state): it
+// finds the records that Reader.Skip finds.
 func Scan(dir string) (s Summary, err error) {
 	err = steady(dir, func(list []segment) error {
 		s, err = scan(list)
@@ -50,67 +55,69 @@ func scan(list []segment) (Summary, error) {
 	}
 	s := Summary{First: list[0].base, Size: list[0].base}
 	for i, seg := range list {
-		h, end, err := walk(seg)
+		w, err := walk(seg, s.CRC)
 		switch {
-		case errors.Is(err, errNoHeader) && i == len(list)-1 && seg.base == s.Size:
-			return s, nil // its writer died before it said anything
-		case err != nil && !errors.Is(err, ErrTorn):
+		case err != nil:
 			return Summary{}, err
-		case i > 0 && (seg.base != s.Size || h != nil && h.prefix != s.CRC):
+		case w.empty && i == len(list)-1 && seg.base == s.Size:
+			return s, nil // its writer died before it said anything
+		case i > 0 && (seg.base != s.Size || w.prefix != s.CRC):
 			s.Torn = true // bytes are missing before it, or are not what they were
-			return s, nil
 		}
-		if h != nil {
-			s.Size, s.CRC = end, h.crc
-		}
-		if err != nil {
-			s.Torn = true
-			return s, nil
-		}
+		s.Torn = s.Torn || w.torn
+		s.Size, s.CRC = max(s.Size, w.end), w.crc
 	}
 	return s, nil
 }
 
-// walked is what walk saw of a segment: its header, and the CRC-32C of the log
-// up to the end of its good bytes.
+// walked is what walk saw of a segment. If its header cannot be read, it holds
+// what its name and the segments before it say.
 type walked struct {
 	header
-	crc uint32
+	end   int64  // where its last whole record ends
+	crc   uint32 // CRC-32C of the log up to there, without what is damaged
+	torn  bool   // something in the file is damaged
+	empty bool   // there is nothing in the file; it is torn, too
 }
 
-// errNoHeader: the file is empty. It is torn, too.
-var errNoHeader = fmt.Errorf("segment is empty: %w", ErrTorn)
-
-// walk verifies one segment; it returns where its good bytes end. ErrTorn:
-// there is more in the file; without a header, all of it.
-func walk(seg segment) (*walked, int64, error) {
+// walk verifies one segment. The log before it has the CRC-32C prefix, which
+// counts only if the segment's own header cannot be read.
+func walk(seg segment, prefix uint32) (walked, error) {
 	data, err := os.ReadFile(seg.path)
 	if err != nil {
-		return nil, seg.base, fmt.Errorf("read spool: %w", err)
+		return walked{}, fmt.Errorf("read spool: %w", err)
 	}
-	return walkBytes(seg, data)
+	return walkBytes(seg, data, prefix)
 }
 
-func walkBytes(seg segment, data []byte) (*walked, int64, error) {
-	if len(data) == 0 {
-		return nil, seg.base, errNoHeader
-	}
+func walkBytes(seg segment, data []byte, prefix uint32) (walked, error) {
 	h, err := decodeHeader(data)
-	if err != nil {
-		return nil, seg.base, err
+	if err == nil && h.base != seg.base {
+		err = fmt.Errorf("segment %s starts at %d: %w", seg.path, h.base, ErrTorn)
 	}
-	if h.base != seg.base {
-		return nil, seg.base, fmt.Errorf("segment %s starts at %d: %w", seg.path, h.base, ErrTorn)
+	w := walked{header: h}
+	switch {
+	case err == nil:
+		data = data[headerSize:]
+	case errors.Is(err, ErrTorn):
+		w.header, w.torn, w.empty = header{base: seg.base, prefix: prefix}, true, len(data) == 0
+	default:
+		return walked{}, err
 	}
-	w, end := &walked{h, h.prefix}, h.base
-	for data = data[headerSize:]; len(data) > 0; {
-		r, size, err := decodeRecord(data, end)
+	for w.end, w.crc = w.base, w.prefix; len(data) > 0; {
+		r, size, err := decodeRecord(data, w.end)
 		if err != nil {
-			return w, end, err
+			w.torn = true
+			at, offset, ok := findRecord(data, w.end, w.end)
+			if !ok {
+				return w, nil
+			}
+			w.end, data = offset, data[at:]
+			continue
 		}
 		w.crc = crcUpdate(w.crc, r.data)
-		end += int64(len(r.data))
+		w.end += int64(len(r.data))
 		data = data[size:]
 	}
-	return w, end, nil
+	return w, nil
 }

@@ -47,7 +47,7 @@ func TestTornTail(t *testing.T) {
 }
 
 // TestSkip: a damaged byte, wherever it is, costs one record and no more; a
-// damaged header nothing.
+// damaged header nothing (P-log-state). Scan says so, too.
 func TestSkip(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "log")
 	w := newWriter(t, Config{Dir: dir, SegmentBytes: 300})
@@ -96,5 +96,109 @@ func TestSkip(t *testing.T) {
 		if got != w.Size()-lost {
 			t.Fatalf("byte %d: read %d of %d bytes", at, got, w.Size())
 		}
+		// The header of the next segment knows what the damaged bytes were.
+		if s, err := Scan(dir); err != nil || !s.Torn || s.Size != w.Size() || s.CRC != w.CRC() {
+			t.Fatalf("byte %d: scan: %+v, %v", at, s, err)
+		}
+	}
+}
+
+// TestSkipWhileWriting: what a live writer may still complete is not skipped,
+// what lies before a whole record or before a newer segment is (P-log-state).
+func TestSkipWhileWriting(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	w := newWriter(t, Config{Dir: dir, SegmentBytes: 300})
+	mustWrite(t, w, text(0, 90))
+	mustWrite(t, w, text(90, 90))
+	path := mustSegments(t, dir)[0].path
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The second record appears byte by byte.
+	r, err := NewReader(dir, 90)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for cut := headerSize + recordHeader + 90 + 1; cut < len(whole); cut++ {
+		if err := os.WriteFile(path, whole[:cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Next(1000); !errors.Is(err, ErrTorn) {
+			t.Fatalf("cut at %d: %v", cut, err)
+		}
+		if at, err := r.Skip(); at != 90 || !errors.Is(err, io.EOF) {
+			t.Fatalf("cut at %d: skipped to %d, %v", cut, at, err)
+		}
+	}
+	// It is whole when Skip looks: nothing is lost.
+	if err := os.WriteFile(path, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if at, err := r.Skip(); at != 90 || err != nil {
+		t.Fatalf("skipped to %d, %v", at, err)
+	}
+	if c, err := r.Next(1000); err != nil || c.Offset != 90 || len(c.Data) != 90 {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	// The last record of a segment is damaged, and the next one is empty yet.
+	mustWrite(t, w, text(180, 90))
+	whole, err = os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole[len(whole)-1] ^= 1
+	if err := os.WriteFile(path, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.roll(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Next(1000); !errors.Is(err, ErrTorn) {
+		t.Fatal(err)
+	}
+	if at, err := r.Skip(); at != 270 || err != nil {
+		t.Fatalf("skipped to %d, %v", at, err)
+	}
+	if _, err := r.Next(1000); !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	mustWrite(t, w, text(270, 90))
+	if c, err := r.Next(1000); err != nil || string(c.Data) != string(text(270, 90)) {
+		t.Fatalf("%+v, %v", c, err)
+	}
+}
+
+// TestSkipFindsOnlyItsOwn: output that is itself a copy of a spool holds
+// records; none of them is taken for one of the log's.
+func TestSkipFindsOnlyItsOwn(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	w := newWriter(t, Config{Dir: dir})
+	foreign := record{offset: 1 << 40, stream: Stdout, data: []byte("far away")}.appendTo(nil)
+	mustWrite(t, w, foreign)
+	mustWrite(t, w, text(0, 10))
+	path := mustSegments(t, dir)[0].path
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[headerSize] ^= 1
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := NewReader(dir, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := r.Next(1000); !errors.Is(err, ErrTorn) {
+		t.Fatal(err)
+	}
+	if at, err := r.Skip(); at != int64(len(foreign)) || err != nil {
+		t.Errorf("skipped to %d, %v", at, err)
+	}
+	if s, err := Scan(dir); err != nil || s.Size != w.Size() {
+		t.Errorf("scan: %+v, %v", s, err)
 	}
 }

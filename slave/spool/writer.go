@@ -202,6 +202,18 @@ func (w *Writer) failed(err error) error {
 	return fmt.Errorf("spool: %w", err)
 }
 
+// Unbound lifts quota and MinFree, for last words, of which the caller knows
+// that they are few.
+func (w *Writer) Unbound() { w.cfg.Quota, w.cfg.MinFree = 0, 0 }
+
+// Lose counts p, for which the disk has no room, as part of the log: Size and
+// CRC tell of it, so that its absence shows (P-log-state). Nothing may be written
+// after it.
+func (w *Writer) Lose(p []byte) {
+	w.size += int64(len(p))
+	w.crc = crcUpdate(w.crc, p)
+}
+
 // Close closes the open segment. It does not sync.
 func (w *Writer) Close() error {
 	if w.file == nil {
