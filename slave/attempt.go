@@ -169,6 +169,12 @@ func (t *attempt) wishes() (*stopOrder, *forgetOrder, report, bool) {
 func (t *attempt) report(ctx context.Context, urgent bool, fill func(*batch), before ...journal.Write) error {
 	t.reportMu.Lock()
 	defer t.reportMu.Unlock()
+	return t.reportLocked(ctx, urgent, fill, before...)
+}
+
+// reportLocked is report for those who hold reportMu, because what they report
+// follows from what has been reported.
+func (t *attempt) reportLocked(ctx context.Context, urgent bool, fill func(*batch), before ...journal.Write) error {
 	t.mu.Lock()
 	b, gone := newBatch(t.rep), t.gone
 	t.mu.Unlock()

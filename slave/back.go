@@ -91,7 +91,12 @@ func (t *attempt) resume(m *holdfastv1.Marks) {
 // The stream is made anew, since its numbers may have to go down. If we crash
 // before that is durable, the next Welcome finds the same; after, the stream
 // goes on at mark+1 like any other.
+//
+// No report may come between the look at what is held and the append, or it
+// would be dropped unseen, its notes with it.
 func (t *attempt) wentBack(ctx context.Context, mark uint64, crc uint32) error {
+	t.reportMu.Lock()
+	defer t.reportMu.Unlock()
 	held, err := t.heldFrames()
 	if err != nil {
 		return err
@@ -111,7 +116,7 @@ func (t *attempt) wentBack(ctx context.Context, mark uint64, crc uint32) error {
 			again.Puts[key] = value
 		}
 	}
-	return t.report(ctx, true, func(b *batch) {
+	return t.reportLocked(ctx, true, func(b *batch) {
 		b.rep.Next, b.rep.Chain = mark+1, crc
 		b.frame = frame{first: mark + 1, before: crc, after: crc}
 		b.snapshot()
@@ -146,7 +151,13 @@ func (t *attempt) differs(seq uint64, crc uint32) bool {
 // If we crash or lose the session before the store has committed the Gap, the
 // next Welcome finds a gap again; the snapshot is then already held and is not
 // made twice.
+//
+// No report may come between the look at what is held and the append: it would
+// take the number that the Gap promises to the snapshot, and speak of a state
+// that the store does not have.
 func (t *attempt) storeWentBack(ctx context.Context, mark uint64) (*holdfastv1.Gap, error) {
+	t.reportMu.Lock()
+	defer t.reportMu.Unlock()
 	info, ok, err := t.a.journal.Info(t.meta.Attempt)
 	if err != nil {
 		return nil, fmt.Errorf("look at attempt %s: %w", t.meta.Attempt, err)
@@ -190,7 +201,7 @@ func (t *attempt) storeWentBack(ctx context.Context, mark uint64) (*holdfastv1.G
 		return nil, err
 	}
 	drop := journal.Write{Stream: t.meta.Attempt, Ack: next - 1, Urgent: true}
-	return gap, t.report(ctx, true, func(b *batch) {
+	return gap, t.reportLocked(ctx, true, func(b *batch) {
 		b.snapshot()
 		b.notes(held)
 	}, drop)

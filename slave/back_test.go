@@ -378,3 +378,73 @@ func TestForeignAckTrimsNothing(t *testing.T) {
 		})
 	}
 }
+
+// P-gap, P-back: a report made while one side is found to have gone back either
+// comes before the look at what is held, and is replaced by the snapshot, or
+// after the snapshot. Nothing takes the number that the Gap promises to it, and
+// no note is dropped.
+func TestReportMeetsGoingBack(t *testing.T) {
+	for _, back := range []bool{false, true} {
+		f := newFarm(t)
+		f.connected()
+		attempt, _ := f.assign(3)
+		r := f.runners.of(attempt)
+		r.end0(0)
+		f.kinds(attempt, "accepted", "start1", "end1")
+		a := f.agent.find(attempt)
+		f.master.until("the ACKs to be taken", func() bool { return a.acknowledged() == 3 })
+		f.master.mu.Lock()
+		f.master.refuse = func(*holdfastv1.Hello) error { return context.DeadlineExceeded }
+		f.master.mu.Unlock()
+		f.master.cut(context.DeadlineExceeded)
+
+		a.reportMu.Lock() // a report is under way
+		done := make(chan error, 1)
+		var gap *holdfastv1.Gap
+		go func() {
+			var err error
+			if back {
+				err = a.wentBack(t.Context(), 5, 7)
+			} else {
+				gap, err = a.storeWentBack(t.Context(), 1)
+			}
+			done <- err
+		}()
+		time.Sleep(20 * time.Millisecond) // whoever looks before the report is durable has looked
+		err := a.reportLocked(t.Context(), false, func(b *batch) {
+			b.stepStarted(1, 1)
+			b.note("", "test", "not to be lost")
+		})
+		a.reportMu.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		want := uint64(6)
+		if !back {
+			want = gap.GetToSeq() + 1
+		}
+		held, err := a.heldFrames()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, fr := range held {
+			for i, raw := range fr.updates {
+				var u holdfastv1.Update
+				if err := proto.Unmarshal(raw, &u); err != nil {
+					t.Fatal(err)
+				}
+				if seq := fr.first + uint64(i); seq >= want {
+					got = append(got, (&fakeAttempt{updates: []*holdfastv1.Update{&u}}).kinds()...)
+				}
+			}
+		}
+		if !slices.Equal(got, []string{"snapshot:running", "note:test"}) {
+			t.Errorf("back %v: from %d on there is %v", back, want, got)
+		}
+		f.kill()
+	}
+}
