@@ -108,6 +108,12 @@ func (t *attempt) watch(ctx context.Context, stop *stopOrder) (time.Duration, er
 		return holdOff, nil
 	}
 	t.failure = ""
+	if s.damaged != nil {
+		if text := s.damaged.Error(); text != t.damage {
+			t.damage = text
+			t.log.Error("what the runner recorded cannot be read; it counts as not written", "err", s.damaged)
+		}
+	}
 	if !s.alive && s.end == nil {
 		return t.orphaned(ctx, s, stop)
 	}
@@ -170,12 +176,15 @@ func (t *attempt) orphaned(ctx context.Context, s *sight, stop *stopOrder) (time
 		return t.start(ctx)
 	}
 	cause, detail := retry.RunnerLost, "the runner died without a last word"
+	if s.damaged != nil {
+		detail = "what the runner recorded cannot be read: " + s.damaged.Error()
+	}
 	var left []string
 	if t.launch.BootID != "" && t.launch.BootID != t.a.cfg.BootID {
 		cause, detail = retry.MachineRebooted, "the machine was restarted while the attempt ran"
 	} else {
 		var err error
-		if left, err = t.a.runners.KillLeftovers(ctx, t.dir); err != nil {
+		if left, err = t.a.runners.KillLeftovers(ctx, t.dir, t.meta.StepIDs); err != nil {
 			t.log.Error("cannot kill what the attempt left running; trying again", "err", err)
 			return holdOff, nil
 		}

@@ -90,7 +90,7 @@ func (f *fakeRunners) Stop(dir, reason string) error {
 	return nil
 }
 
-func (f *fakeRunners) KillLeftovers(_ context.Context, dir string) ([]string, error) {
+func (f *fakeRunners) KillLeftovers(_ context.Context, dir string, _ []string) ([]string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.kills++

@@ -28,6 +28,10 @@ type tail struct {
 	flying []flyingChunk
 }
 
+// maxLooks bounds how often a record that was torn a moment ago is looked at in
+// one go.
+const maxLooks = 3
+
 // flyingChunk is a chunk in flight: it is ACKed when the mark reaches end.
 type flyingChunk struct {
 	end int64
@@ -110,7 +114,7 @@ func (s *session) read(f *voyage, tl *tail, l logState, size int) (*holdfastv1.C
 			return nil, s.unreadable(f, tl, err)
 		}
 	}
-	for {
+	for look := 1; ; look++ {
 		c, err := tl.reader.Next(size)
 		if err == nil {
 			return s.chunk(f, tl, c)
@@ -123,11 +127,11 @@ func (s *session) read(f *voyage, tl *tail, l logState, size int) (*holdfastv1.C
 			if to, err = tl.reader.Skip(); err == nil && to > tl.next {
 				return s.logGap(f, tl, to, true, "the bytes are damaged on the slave's disk"), nil
 			}
-			if err == nil {
+			if err == nil && look < maxLooks {
 				continue // completed meanwhile
 			}
 		}
-		if !errors.Is(err, io.EOF) {
+		if !errors.Is(err, io.EOF) { // nil: there, and torn, in turns
 			return nil, s.unreadable(f, tl, err)
 		}
 		if !l.final {

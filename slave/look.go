@@ -20,22 +20,31 @@ func (t *attempt) look() (*sight, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("look at the attempt: %w", err)
 	}
-	s := &sight{alive: o.Alive}
+	s := &sight{alive: o.Alive, damaged: errors.Join(o.Damaged...)}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	untold := false
 	for i := range t.rep.Steps {
 		var seen stepSight
+		unread := false
 		if i < len(o.Steps) {
-			seen = stepSightOf(&o.Steps[i])
+			seen, unread = stepSightOf(&o.Steps[i]), o.Steps[i].Damaged
 		}
 		if told := &t.rep.Steps[i]; told.StartedUS != 0 && !seen.started {
 			// Told before: whatever happened to the files, it had started.
 			seen.started, seen.startedUS = true, told.StartedUS
 		}
+		if told := t.rep.Steps[i]; told.over() && told.State != holdfastv1.StepState_STEP_STATE_SKIPPED && seen.end == nil {
+			seen.end, unread = &told, false // and so for its end
+		}
 		t.noteLogLocked(i, &seen)
+		seen.untold, untold = untold, untold || unread
 		s.steps = append(s.steps, seen)
 	}
-	if o.End != nil {
+	// Without the end of a step, what came after it cannot be told in order, nor
+	// what all of it came to. If the runner is dead, it ends like any other step
+	// without an exit record (P-readopt); its files stay until it is forgotten.
+	if o.End != nil && !untold {
 		s.end = endSightOf(o.End, t.meta.spec.GetSteps())
 	}
 	t.seen = true

@@ -33,7 +33,7 @@ func realFarm(t *testing.T) *farm {
 		f.kill()
 		for _, e := range glob(t, filepath.Join(f.dir, "attempts", "*")) {
 			p := &processes{}
-			if left, err := p.KillLeftovers(t.Context(), e); err != nil && t.Context().Err() == nil || len(left) > 0 {
+			if left, err := p.KillLeftovers(t.Context(), e, nil); err != nil && t.Context().Err() == nil || len(left) > 0 {
 				t.Errorf("left: %v, %v", left, err)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -192,9 +193,15 @@ func (p *processes) KillMarked(ctx context.Context, steps []string) ([]string, e
 
 // KillLeftovers kills a runner that still lives first. Its steps, which it can
 // then no longer reap, die with the leftovers.
-func (p *processes) KillLeftovers(ctx context.Context, dir string) ([]string, error) {
+func (p *processes) KillLeftovers(ctx context.Context, dir string, steps []string) ([]string, error) {
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		// Its lock is gone, too, which would say whether it lives.
+		if err := killRunner(dir); err != nil {
+			return nil, err
+		}
+	}
 	for began := time.Now(); ; {
-		left, err := runner.KillLeftovers(ctx, dir)
+		left, err := runner.KillLeftovers(ctx, dir, steps)
 		if !errors.Is(err, runner.ErrAlive) || time.Since(began) > killRunnerPatience {
 			return left, err
 		}

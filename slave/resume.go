@@ -172,7 +172,7 @@ func (a *Agent) stopOrphans(ctx context.Context, known map[string]bool) error {
 		if err := a.awaitDeath(ctx, dir); err != nil {
 			return fmt.Errorf("stop attempt %s, which the journal does not know: %w", e.Name(), err)
 		}
-		left, err := a.runners.KillLeftovers(ctx, dir)
+		left, err := a.runners.KillLeftovers(ctx, dir, nil)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("stop attempt %s, which the journal does not know: %w", e.Name(), err)
 		}

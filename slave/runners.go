@@ -18,16 +18,19 @@ type Runners interface {
 	Launch(ctx context.Context, dir string) error
 	// Alive reports whether there is a runner.
 	Alive(dir string) (bool, error)
-	// Observe reads dir. An error that wraps fs.ErrNotExist: never prepared.
+	// Observe reads dir. An error that wraps fs.ErrNotExist: never prepared. A
+	// damaged record is no error.
 	Observe(dir string) (runner.Observation, error)
 	// Stop tells the runner to stop the attempt, durably.
 	Stop(dir, reason string) error
 	// Poke tells the runner that there is room in the spool.
 	Poke(dir string) error
 	// KillLeftovers kills whatever a dead runner left running; a runner that
-	// still lives, too. It names what nothing can kill. An error that wraps
-	// fs.ErrNotExist: never prepared, so nothing was started.
-	KillLeftovers(ctx context.Context, dir string) (left []string, err error)
+	// still lives, too. It names what nothing can kill. Steps are the ids of the
+	// attempt's steps, so that nothing that dir has lost is needed; with none, dir
+	// is asked, and an error that wraps fs.ErrNotExist says: never prepared, so
+	// nothing was started.
+	KillLeftovers(ctx context.Context, dir string, steps []string) (left []string, err error)
 	// KillMarked kills whatever carries the marks of these steps, whose runner is
 	// dead, and names what nothing can kill. It needs no directory.
 	KillMarked(ctx context.Context, steps []string) (left []string, err error)

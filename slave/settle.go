@@ -94,7 +94,7 @@ func (t *attempt) setAside(ctx context.Context, forget *forgetOrder) (time.Durat
 			}
 			return t.a.cfg.ScanEvery, nil
 		}
-		left, err := t.a.runners.KillLeftovers(ctx, t.dir)
+		left, err := t.a.runners.KillLeftovers(ctx, t.dir, t.meta.StepIDs)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return holdOff, nil
 		}

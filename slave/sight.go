@@ -12,9 +12,10 @@ import (
 // left there. Facts on disk are the only source of updates: the agent may have
 // been away while they were made.
 type sight struct {
-	alive bool // the runner held its lock before the files were read
-	steps []stepSight
-	end   *endSight // the runner's last word about the attempt
+	alive   bool // the runner held its lock before the files were read
+	steps   []stepSight
+	end     *endSight // the runner's last word about the attempt
+	damaged error     // records that cannot be read
 }
 
 type stepSight struct {
@@ -23,6 +24,7 @@ type stepSight struct {
 	end       *stepReport // exit record; nil: none (yet)
 	log       string      // spool directory
 	left      []string    // processes that could not be killed
+	untold    bool        // nothing can be told of it: how the step before it ended cannot be read
 }
 
 type endSight struct {
@@ -35,7 +37,7 @@ type endSight struct {
 // which it happened.
 func (b *batch) tell(s *sight) {
 	for i := range b.rep.Steps {
-		if i >= len(s.steps) {
+		if i >= len(s.steps) || s.steps[i].untold {
 			break
 		}
 		told, seen := &b.rep.Steps[i], &s.steps[i]

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // recordRoom is what reserve allocates for one record, in bytes. Records are
@@ -66,6 +67,9 @@ func readJSON(path string, v any) (found bool, err error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
+	}
+	if errors.Is(err, syscall.EIO) { // the disk cannot give it back, now or ever
+		return false, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if err != nil {
 		return false, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"syscall"
 	"time"
@@ -109,24 +110,25 @@ func kill(list []process, sig syscall.Signal) {
 
 // KillLeftovers kills what a dead runner's steps left running, until at least
 // two scans in a row find nothing (P-leftover). It returns the names of those that cannot
-// be killed. ErrAlive: the runner lives, and this is its business.
+// be killed. ErrAlive: the runner lives, and this is its business. IDs are those
+// of the attempt's steps, from whoever knows them for sure, so that nothing
+// depends on the directory; with none, the directory is asked.
 //
-// It holds the lock meanwhile, so that no runner can start beside it.
-func KillLeftovers(ctx context.Context, dir string) (left []string, err error) {
+// It holds the lock meanwhile, so that no runner can start beside it. Without a
+// lock file no runner can start anyway.
+func KillLeftovers(ctx context.Context, dir string, ids []string) (left []string, err error) {
 	lock, err := Lock(dir)
-	if err != nil {
+	if err == nil {
+		defer lock.Close()
+	} else if len(ids) == 0 || !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	defer lock.Close()
-	plan, err := ReadPlan(dir)
-	if err != nil {
-		return nil, fmt.Errorf("kill leftovers: %w", err)
+	if len(ids) == 0 {
+		if ids, err = idsOf(dir); err != nil {
+			return nil, fmt.Errorf("kill leftovers: %w", err)
+		}
 	}
-	var steps []string
-	for _, s := range plan.Steps {
-		steps = append(steps, s.ID)
-	}
-	return KillMarked(ctx, steps)
+	return KillMarked(ctx, ids)
 }
 
 // KillMarked is KillLeftovers where there is no directory, or none that can be
@@ -162,6 +164,26 @@ func KillMarked(ctx context.Context, stepIDs []string) (left []string, err error
 		case <-time.After(scanEvery):
 		}
 	}
+}
+
+// idsOf are the ids of the steps that may have been started, as the directory
+// says: the plan's, or, if that cannot be read, those in the start records.
+func idsOf(dir string) (ids []string, err error) {
+	plan, err := ReadPlan(dir)
+	for _, s := range plan.Steps {
+		ids = append(ids, s.ID)
+	}
+	if !errors.Is(err, ErrDamaged) {
+		return ids, err
+	}
+	steps, err := preparedSteps(dir)
+	for number := 1; number <= steps && err == nil; number++ {
+		var s *Started
+		if s, err = readStarted(dir, number); s != nil && s.Step != "" {
+			ids = append(ids, s.Step)
+		}
+	}
+	return ids, err
 }
 
 // names names processes, as many as a record holds.

@@ -113,7 +113,7 @@ func (a *attempt) killRunner() {
 
 func (a *attempt) killsLeftovers() {
 	a.t.Helper()
-	if left, err := KillLeftovers(a.t.Context(), a.dir); err != nil || len(left) > 0 {
+	if left, err := KillLeftovers(a.t.Context(), a.dir, nil); err != nil || len(left) > 0 {
 		a.t.Fatalf("left: %v, %v", left, err)
 	}
 	a.nothingLeft()
@@ -129,7 +129,7 @@ func TestKillLeftovers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := launch(t, shell(script), shell("touch second"))
 			a.awaitFile("here")
-			if _, err := KillLeftovers(t.Context(), a.dir); !errors.Is(err, ErrAlive) {
+			if _, err := KillLeftovers(t.Context(), a.dir, nil); !errors.Is(err, ErrAlive) {
 				t.Fatalf("beside a live runner: %v", err)
 			}
 			a.killRunner()
@@ -152,7 +152,7 @@ func TestKillLeftovers(t *testing.T) {
 		a := prepare(t, "", Plan{Steps: []PlanStep{shell("true")}})
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := KillLeftovers(ctx, a.dir); !errors.Is(err, context.Canceled) {
+		if _, err := KillLeftovers(ctx, a.dir, nil); !errors.Is(err, context.Canceled) {
 			t.Errorf("%v", err)
 		}
 	})

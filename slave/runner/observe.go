@@ -3,6 +3,7 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"os"
 )
 
 // Observation is all that an attempt's directory says.
@@ -10,15 +11,19 @@ type Observation struct {
 	// Alive: a runner held the lock before the files were read. If it is
 	// false, nothing of what follows will change any more.
 	Alive bool
-	Plan  Plan
+	Plan  Plan              // empty if it cannot be read
 	Steps []StepObservation // one for each step of the plan
-	End   *End              // nil: not written (yet)
+	End   *End              // nil: not written (yet), or it cannot be read
+	// Damaged says which records cannot be read, and why. Each is there, and
+	// counts as absent: what it said is never made up, nor waited for.
+	Damaged []error
 }
 
 // StepObservation is what is known of one step.
 type StepObservation struct {
 	Started *Started // nil: never
-	Exit    *Exit    // nil: not written (yet)
+	Exit    *Exit    // nil: not written (yet), or it cannot be read
+	Damaged bool     // there is an exit record, but it cannot be read
 	LogDir  string
 }
 
@@ -50,26 +55,40 @@ func (v *Observer) Observe() (Observation, error) {
 	if !o.Alive {
 		v.plan, v.over = nil, nil // the last look trusts nothing but the disk
 	}
+	// unreadable notes a damaged record; other errors are the caller's.
+	unreadable := func(err error) bool {
+		if errors.Is(err, ErrDamaged) {
+			o.Damaged = append(o.Damaged, err)
+			return true
+		}
+		return false
+	}
 	if v.plan == nil {
 		plan, err := ReadPlan(v.dir)
-		if err != nil {
+		if err == nil {
+			v.plan = &plan
+		} else if !unreadable(err) {
 			return o, fmt.Errorf("observe attempt: %w", err)
 		}
-		v.plan = &plan
 	}
-	o.Plan = *v.plan
+	var steps int
+	if v.plan != nil {
+		o.Plan, steps = *v.plan, len(v.plan.Steps)
+	} else if steps, err = preparedSteps(v.dir); err != nil {
+		return o, fmt.Errorf("observe attempt: %w", err)
+	}
 	// Ends before starts: whatever is seen to have ended is then seen to have
 	// started.
 	var end End
-	if found, err := readJSON(endPath(v.dir), &end); err != nil {
+	if found, err := readJSON(endPath(v.dir), &end); err != nil && !unreadable(err) {
 		return o, fmt.Errorf("observe attempt: %w", err)
 	} else if found {
 		o.End = &end
 	}
-	o.Steps = make([]StepObservation, len(o.Plan.Steps))
+	o.Steps = make([]StepObservation, steps)
 	known := copy(o.Steps, v.over)
 	for i := len(o.Steps) - 1; i >= known; i-- {
-		if err := v.step(i+1, &o.Steps[i]); err != nil {
+		if err := v.step(i+1, &o.Steps[i], unreadable); err != nil {
 			return o, fmt.Errorf("observe step %d: %w", i+1, err)
 		}
 	}
@@ -80,28 +99,42 @@ func (v *Observer) Observe() (Observation, error) {
 }
 
 // step reads the records of one step.
-func (v *Observer) step(number int, s *StepObservation) error {
+func (v *Observer) step(number int, s *StepObservation, unreadable func(error) bool) error {
 	s.LogDir = LogDir(v.dir, number)
 	var exit Exit
 	found, err := readJSON(exitPath(v.dir, number), &exit)
 	if err != nil {
-		return err
+		if s.Damaged = unreadable(err); !s.Damaged {
+			return err
+		}
 	}
 	if found {
 		s.Exit = &exit
 	}
-	s.Started, err = readStarted(v.dir, number, v.plan)
+	s.Started, err = readStarted(v.dir, number)
 	return err
+}
+
+// preparedSteps is how many steps have a directory: Prepare makes them all
+// before anything starts.
+func preparedSteps(dir string) (int, error) {
+	for n := 0; ; n++ {
+		if _, err := os.Lstat(stepDir(dir, n+1)); errors.Is(err, os.ErrNotExist) {
+			return n, nil
+		} else if err != nil {
+			return 0, err
+		}
+	}
 }
 
 // readStarted reads the start record. A file that cannot be understood was made
 // and not yet written when we looked, or when its writer died: the step counts
 // as started, because it must not be started again.
-func readStarted(dir string, number int, p *Plan) (*Started, error) {
+func readStarted(dir string, number int) (*Started, error) {
 	var s Started
 	found, err := readJSON(startedPath(dir, number), &s)
 	if errors.Is(err, ErrDamaged) {
-		return &Started{Version: planVersion, Step: p.Steps[number-1].ID}, nil
+		return &Started{Version: planVersion}, nil
 	}
 	if err != nil || !found {
 		return nil, err

@@ -129,7 +129,7 @@ func TestLiveness(t *testing.T) {
 	if o := a.observe(); !o.Alive || o.End != nil {
 		t.Errorf("stopped: %+v", o)
 	}
-	if _, err := KillLeftovers(t.Context(), a.dir); !errors.Is(err, ErrAlive) {
+	if _, err := KillLeftovers(t.Context(), a.dir, nil); !errors.Is(err, ErrAlive) {
 		t.Errorf("kill beside a stopped runner: %v", err)
 	}
 	if err := syscall.Kill(runner, syscall.SIGCONT); err != nil {

@@ -1,6 +1,9 @@
 package spool
 
-import "errors"
+import (
+	"errors"
+	"syscall"
+)
 
 // Errors. All but ErrFull are about what is on disk.
 var (
@@ -14,3 +17,7 @@ var (
 	// ErrTrimmed: the bytes were ACKed and deleted. Start where Range begins.
 	ErrTrimmed = errors.New("spool was trimmed beyond this offset")
 )
+
+// isBadSector reports whether the disk cannot give back what it was given: these
+// bytes, and what is behind them in their file, are damaged like any others.
+func isBadSector(err error) bool { return errors.Is(err, syscall.EIO) }

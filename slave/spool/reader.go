@@ -173,6 +173,10 @@ func (r *Reader) openSegment(s segment, newest bool) error {
 		}
 		return fmt.Errorf("segment header at offset %d: %w", s.base, ErrTorn)
 	}
+	if isBadSector(err) {
+		f.Close()
+		return fmt.Errorf("segment header at offset %d: %w (%w)", s.base, ErrTorn, err)
+	}
 	if err != nil {
 		f.Close()
 		return fmt.Errorf("read spool: %w", err)
@@ -210,7 +214,7 @@ func (r *Reader) refill() (record, int, error) {
 	}
 	n, err := r.file.ReadAt(r.buf[:cap(r.buf)], r.at)
 	r.buf = r.buf[:n]
-	if err != nil && !errors.Is(err, io.EOF) {
+	if err != nil && !errors.Is(err, io.EOF) && !isBadSector(err) { // what came before a bad sector counts
 		r.buf = r.buf[:0]
 		return record{}, 0, fmt.Errorf("read spool: %w", err)
 	}
@@ -302,7 +306,7 @@ func (r *Reader) find(s segment) (f *os.File, at, offset int64, err error) {
 	// cannot have been since a record stands behind it: so the second look counts.
 	for look := 1; ; look++ {
 		data, err := io.ReadAll(io.NewSectionReader(f, start, math.MaxInt64-start))
-		if err != nil {
+		if err != nil && !isBadSector(err) {
 			f.Close()
 			return nil, 0, 0, fmt.Errorf("read spool: %w", err)
 		}

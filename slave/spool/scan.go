@@ -84,10 +84,12 @@ type walked struct {
 // counts only if the segment's own header cannot be read.
 func walk(seg segment, prefix uint32) (walked, error) {
 	data, err := os.ReadFile(seg.path)
-	if err != nil {
+	if err != nil && !isBadSector(err) {
 		return walked{}, fmt.Errorf("read spool: %w", err)
 	}
-	return walkBytes(seg, data, prefix)
+	w, walkErr := walkBytes(seg, data, prefix)
+	w.torn = w.torn || err != nil
+	return w, walkErr
 }
 
 func walkBytes(seg segment, data []byte, prefix uint32) (walked, error) {

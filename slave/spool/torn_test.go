@@ -202,3 +202,38 @@ func TestSkipFindsOnlyItsOwn(t *testing.T) {
 		t.Errorf("scan: %+v, %v", s, err)
 	}
 }
+
+// TestBadSector: what the disk cannot give back is damage like any other. It
+// costs the rest of its segment and does not hold up what follows.
+func TestBadSector(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	w := newWriter(t, Config{Dir: dir, SegmentBytes: 300})
+	for range 9 {
+		mustWrite(t, w, text(w.Size(), 90))
+	}
+	list := mustSegments(t, dir)
+	const unreadable = "/proc/self/mem" // EIO at its first byte
+	if _, err := os.ReadFile(unreadable); !isBadSector(err) {
+		t.Skipf("reading %s: %v", unreadable, err)
+	}
+	if err := errors.Join(os.Remove(list[0].path), os.Symlink(unreadable, list[0].path)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := NewReader(dir, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := r.Next(1000); !errors.Is(err, ErrTorn) {
+		t.Fatal(err)
+	}
+	if at, err := r.Skip(); at != list[1].base || err != nil {
+		t.Fatalf("skipped to %d, %v", at, err)
+	}
+	if c, err := r.Next(90); err != nil || string(c.Data) != string(text(list[1].base, 90)) {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	if s, err := Scan(dir); err != nil || !s.Torn || s.Size != w.Size() || s.CRC != w.CRC() {
+		t.Errorf("scan: %+v, %v", s, err)
+	}
+}

@@ -128,7 +128,7 @@ func (f *fakeRunners) Alive(string) (bool, error) { return true, nil }
 func (f *fakeRunners) Stop(string, string) error { return errNotFaked }
 
 // KillLeftovers implements slave.Runners.
-func (f *fakeRunners) KillLeftovers(context.Context, string) ([]string, error) {
+func (f *fakeRunners) KillLeftovers(context.Context, string, []string) ([]string, error) {
 	return nil, errNotFaked
 }
 

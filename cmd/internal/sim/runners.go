@@ -168,7 +168,7 @@ func (r *runners) distrust() {
 
 // KillLeftovers implements slave.Runners. A runner that still lives is part of
 // what is killed.
-func (r *runners) KillLeftovers(ctx context.Context, dir string) ([]string, error) {
+func (r *runners) KillLeftovers(ctx context.Context, dir string, _ []string) ([]string, error) {
 	before, _ := r.delays()
 	nap(before)
 	if ctx.Err() != nil {
