@@ -18,9 +18,10 @@ import (
 type tail struct {
 	step   int
 	reader *spool.Reader
-	looks  uint64 // the attempt's looks when the spool had nothing more
-	asked  bool   // looks is set
-	done   bool   // nothing more will ever come
+	looks  uint64    // the attempt's looks when the spool had nothing more
+	asked  bool      // looks is set
+	done   bool      // nothing more will ever come
+	retry  time.Time // no look before: the spool could not be read
 
 	// Guarded by the session's mu.
 	next   int64 // the next offset to send
@@ -81,12 +82,16 @@ func (s *session) logOf(f *voyage, size int) (*holdfastv1.ConnectRequest, error)
 		}
 		s.mu.Lock()
 		tl := f.tails[i]
+		if tl == nil && l.final && l.acked >= l.size {
+			s.mu.Unlock()
+			continue // the store has all of it: nothing to open
+		}
 		if tl == nil {
 			tl = &tail{step: i, next: l.acked, acked: l.acked}
 			f.tails[i] = tl
 		}
 		s.mu.Unlock()
-		if tl.done || tl.asked && tl.looks == looks {
+		if tl.done || tl.asked && tl.looks == looks && tl.retry.IsZero() || s.postponed(tl) {
 			continue
 		}
 		m, err := s.read(f, tl, l, size)
@@ -138,6 +143,7 @@ func (s *session) read(f *voyage, tl *tail, l logState, size int) (*holdfastv1.C
 			return nil, nil
 		}
 		tl.done = true
+		tl.close() // one log may be open for each step that runs, not for each that ever ran
 		if tl.next < l.size {
 			return s.logGap(f, tl, l.size, true, "the slave's machine lost the bytes"), nil
 		}
@@ -145,17 +151,36 @@ func (s *session) read(f *voyage, tl *tail, l logState, size int) (*holdfastv1.C
 	}
 }
 
-// unreadable logs a spool that cannot be read. It is tried again at the next
-// look; the rest of the slave goes on.
+// unreadable logs a spool that cannot be read. It is tried again after
+// lookRetry, whether anything happens or not; the rest of the slave goes on.
 func (s *session) unreadable(f *voyage, tl *tail, err error) error {
 	if !f.t.isGone() {
-		f.t.log.Error("cannot read the spool", "step", tl.step+1, "offset", tl.next, "err", err)
+		f.t.log.Error("cannot read the spool; trying again", "step", tl.step+1, "offset", tl.next, "err", err)
 	}
+	tl.close()
+	tl.retry = time.Now().Add(lookRetry)
+	return nil
+}
+
+// postponed reports whether tl is to be left alone for now, and notes when the
+// sender has to look again.
+func (s *session) postponed(tl *tail) bool {
+	if time.Now().Before(tl.retry) {
+		if s.logRetry.IsZero() || tl.retry.Before(s.logRetry) {
+			s.logRetry = tl.retry
+		}
+		return true
+	}
+	tl.retry = time.Time{}
+	return false
+}
+
+// close closes the reader; the next read opens it again.
+func (tl *tail) close() {
 	if tl.reader != nil {
 		tl.reader.Close()
 		tl.reader = nil
 	}
-	return nil
 }
 
 // chunk compresses what was read, once, for the wire and the store alike.

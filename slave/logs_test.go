@@ -5,7 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"holdfast/slave/runner"
 )
@@ -84,4 +86,102 @@ func TestDamagedSpoolIsSkipped(t *testing.T) {
 			}
 		})
 	}
+}
+
+// P-bounded, and nothing depends on a wake-up: without any, the safety scan
+// finds new log bytes, while the step runs and after its end.
+func TestLogsWithoutWakes(t *testing.T) {
+	f := newFarm(t)
+	f.tune = func(c *Config) { c.ScanEvery = 20 * time.Millisecond }
+	f.connected()
+	attempt, steps := f.assign(1)
+	r := f.runners.of(attempt)
+	r.start(0)
+	r.print(0, []byte("one"))
+	f.log(attempt, steps[0], []byte("one"))
+	write := func(p string) {
+		t.Helper()
+		if _, err := r.logs[0].Write(1, []byte(p), time.Now()); err != nil { // and no wake
+			t.Fatal(err)
+		}
+	}
+	write(" two")
+	f.log(attempt, steps[0], []byte("one two"))
+	write(" three")
+	code := 0
+	exit := runner.Exit{Step: steps[0], State: runner.StateSucceeded, ExitCode: &code, FinishedUS: 1, LogBytes: r.logs[0].Size(), LogCRC: r.logs[0].CRC()}
+	if err := runner.WriteExit(r.dir, 1, exit, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := runner.WriteEnd(r.dir, runner.End{State: runner.StateSucceeded}, true); err != nil {
+		t.Fatal(err)
+	}
+	r.lock.Close()
+	r.lock = nil
+	f.log(attempt, steps[0], []byte("one two three"))
+}
+
+// P-bounded: only the logs of running steps are kept open, in no session those
+// that the store has.
+func TestReadersAreClosed(t *testing.T) {
+	f := newFarm(t)
+	f.connected()
+	const n = 20
+	attempt, steps := f.assign(n)
+	r := f.runners.of(attempt)
+	for i := range n {
+		r.start(i)
+		r.print(i, []byte("x"))
+		r.end(i)
+	}
+	f.log(attempt, steps[n-1], []byte("x"))
+	open := func() (logs int) {
+		for _, path := range glob(t, "/proc/self/fd/*") {
+			// The writers are ours, too: they write only.
+			info, err := os.ReadFile("/proc/self/fdinfo/" + filepath.Base(path))
+			if to, _ := os.Readlink(path); err == nil && strings.HasPrefix(to, r.dir) && strings.HasSuffix(to, ".seg") && !bytes.Contains(info, []byte("1\nmnt_id")) {
+				logs++
+			}
+		}
+		return logs
+	}
+	waitFor(t, "the readers to be closed", func() bool { return open() == 0 })
+	f.kill()
+	f.connected()
+	waitFor(t, "the marks", func() bool { a := f.agent.find(attempt); return a != nil && a.logBacklog() == 0 })
+	if n := open(); n > 0 {
+		t.Errorf("%d logs are open that the store has", n)
+	}
+}
+
+// A spool that cannot be read for now is read later, on a slave on which nothing
+// else happens.
+func TestUnreadableSpoolIsTriedAgain(t *testing.T) {
+	bubble(t, func(f *farm, w *wire) {
+		f.connected()
+		attempt, steps := f.assign(1)
+		r := f.runners.of(attempt)
+		f.kinds(attempt, "accepted")
+		f.kill()
+		r.start(0)
+		r.print(0, []byte("all"))
+		r.end(0)
+		r.finish(runner.StateSucceeded, "")
+		seg := glob(t, filepath.Join(r.dir, "steps", "0001", "log", "*.seg"))[0]
+		hidden := filepath.Join(r.dir, "hidden")
+		// A loop of links: neither absent nor damaged.
+		if err := os.Rename(seg, hidden); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(filepath.Base(seg), seg); err != nil {
+			t.Fatal(err)
+		}
+		f.connected()
+		f.kinds(attempt, "accepted", "start1", "end1", "succeeded:")
+		time.Sleep(time.Second)
+		if err := os.Rename(hidden, seg); err != nil {
+			t.Fatal(err)
+		}
+		f.log(attempt, steps[0], []byte("all"))
+	})
 }

@@ -48,6 +48,10 @@ func (t *attempt) look() (*sight, error) {
 		s.end = endSightOf(o.End, t.meta.spec.GetSteps())
 	}
 	t.seen = true
+	// The sender looks, too: the wake-up that told of new log bytes may be lost,
+	// and a log that has got its last ones wants its last word.
+	t.looks++
+	t.a.signalWork()
 	return s, nil
 }
 

@@ -92,7 +92,14 @@ func (s *session) sleep() bool {
 		return true
 	}
 	var timer <-chan time.Time
-	if d := s.statusTimer(); d > 0 {
+	d := s.statusTimer()
+	if !s.logRetry.IsZero() {
+		if left := max(time.Until(s.logRetry), time.Millisecond); d <= 0 || left < d {
+			d = left
+		}
+		s.logRetry = time.Time{} // the look that follows sets it again
+	}
+	if d > 0 {
 		timer = time.After(d)
 	}
 	select {

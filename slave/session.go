@@ -50,8 +50,9 @@ type session struct {
 
 	// Owned by the sender.
 	zstd       *encoder
-	turn       int // of order: whose status was sent last
-	logTurn    int // likewise for logs
+	turn       int       // of order: whose status was sent last
+	logTurn    int       // likewise for logs
+	logRetry   time.Time // when to look at an unreadable spool again; zero: there is none
 	status     *holdfastv1.SlaveStatus
 	statusSent time.Time
 
