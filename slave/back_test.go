@@ -448,3 +448,38 @@ func TestReportMeetsGoingBack(t *testing.T) {
 		f.kill()
 	}
 }
+
+// P-leftover: the journal is older than the launch. A stop finds the runner by
+// its directory, and no end is told while it lives.
+func TestStopFindsRunnerOfOldJournal(t *testing.T) {
+	f := newFarm(t)
+	f.runners.fail = os.ErrPermission
+	f.master.holdAcks = true
+	f.connected()
+	attempt, _ := f.assign(1)
+	f.kinds(attempt, "accepted")
+	f.kill()
+	old, err := os.ReadFile(filepath.Join(f.dir, "journal.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.runners.fail = nil
+	f.master.mu.Lock()
+	f.master.holdAcks = false
+	f.master.mu.Unlock()
+	f.connected()
+	r := f.runners.of(attempt)
+	f.kill()
+	os.Remove(filepath.Join(f.dir, "journal.db.clean"))
+	if err := os.WriteFile(filepath.Join(f.dir, "journal.db"), old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.master.mu.Lock()
+	f.master.attempts[attempt].want.Kind = holdfastv1.Want_KIND_STOP
+	f.master.mu.Unlock()
+	f.connected()
+	waitFor(t, "the runner to be told", func() bool { return r.told() != "" })
+	f.kinds(attempt, "accepted")
+	r.die()
+	f.kinds(attempt, "accepted", "cancelled:cancelled")
+}

@@ -137,6 +137,11 @@ func (a *Agent) load(info journal.StreamInfo) (*attempt, error) {
 		}
 		t.launched = true
 	}
+	if _, err := os.Lstat(t.dir); !errors.Is(err, fs.ErrNotExist) {
+		// The journal may be older than the launch (P-back): where there is a
+		// directory there may be a runner, and only its lock tells.
+		t.launched = true
+	}
 	t.log.Info("attempt resumed", "state", stateWord(rep.State), "next_seq", rep.Next, "acked", info.Acked, "launched", t.launched)
 	return t, nil
 }
