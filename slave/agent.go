@@ -32,6 +32,8 @@ type Agent struct {
 	full    chan struct{} // one slot: the journal has refused a record
 	room    chan struct{} // one slot: it may take one now
 
+	syncTree func(dir string, noSync bool) error // tests put a failing disk here
+
 	// Set by Run before any goroutine starts; constant afterwards.
 	id      *identity
 	startID string // of this Run; tells its agent from one on a copy of the directory
@@ -65,6 +67,7 @@ func New(cfg Config) (*Agent, error) {
 		full:     make(chan struct{}, 1),
 		room:     make(chan struct{}, 1),
 		runners:  cfg.Runners,
+		syncTree: syncTree,
 		attempts: make(map[string]*attempt),
 	}
 	a.metrics, err = newMetrics(cfg.Registerer, a)

@@ -51,6 +51,7 @@ type attempt struct {
 	quiet    time.Time // no look before, unless something new is wanted
 	swept    bool      // the workspace of the ended attempt is removed
 	failure  string    // the last failed look, so that it is logged once
+	unsynced error     // a sync of what the dead runner left failed, for good
 	damage   string    // the last damaged records, so that they are logged once
 }
 

@@ -191,9 +191,19 @@ func (t *attempt) orphaned(ctx context.Context, s *sight, stop *stopOrder) (time
 	}
 	// Nothing writes any more: look again for the final word of every file, and
 	// make it durable, since its writer may not have come to that (P-sync).
-	if err := syncTree(t.dir, t.a.cfg.NoSync); err != nil {
-		t.log.Error("cannot sync what the attempt left; trying again", "err", err)
-		return holdOff, nil
+	// A failed sync is not tried again: the kernel tells it once, and a second one
+	// would succeed over what is lost. The report says so; whatever the disk has
+	// lost by the time it is sent shows by its CRCs, and is a gap (P-log-state).
+	if t.unsynced == nil {
+		err := t.a.syncTree(t.dir, t.a.cfg.NoSync)
+		switch {
+		case errors.Is(err, errUnsynced):
+			t.unsynced = err
+			t.log.Error("cannot sync what the attempt left: its last bytes may be lost", "err", err)
+		case err != nil:
+			t.log.Error("cannot sync what the attempt left; trying again", "err", err)
+			return holdOff, nil
+		}
 	}
 	s, err := t.look()
 	if err != nil {
@@ -215,6 +225,9 @@ func (t *attempt) orphaned(ctx context.Context, s *sight, stop *stopOrder) (time
 	err = t.report(ctx, true, func(b *batch) {
 		if len(left) > 0 {
 			b.note("", "leftover", "could not be killed: "+strings.Join(left, "; "))
+		}
+		if t.unsynced != nil {
+			b.note("", "unsynced", "the slave's disk failed; the last bytes of its logs may be lost: "+t.unsynced.Error())
 		}
 		b.tell(s)
 		if s.end == nil {

@@ -134,3 +134,21 @@ func TestRealOrphanWithDamagedPlan(t *testing.T) {
 		t.Errorf("no evidence: %v", err)
 	}
 }
+
+// A failed sync is not tried again until it succeeds: the attempt ends with it
+// on record (P-durable).
+func TestFailedSyncIsFinal(t *testing.T) {
+	f := newFarm(t)
+	f.connected()
+	attempt, _ := f.assign(1)
+	r := f.runners.of(attempt)
+	r.start(0)
+	f.kinds(attempt, "accepted", "start1")
+	syncs := 0
+	f.agent.syncTree = func(string, bool) error { syncs++; return errUnsynced }
+	r.die()
+	f.kinds(attempt, "accepted", "start1", "note:unsynced", "end1", "failed:runner_lost")
+	if syncs != 1 {
+		t.Errorf("%d syncs", syncs)
+	}
+}

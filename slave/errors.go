@@ -34,6 +34,7 @@ var (
 	errLinkLost   = errors.New("the connection is gone")
 	errNoWelcome  = errors.New("no Welcome in time")
 	errWrongOrder = errors.New("the master spoke out of turn")
+	errUnsynced   = errors.New("not everything has reached the disk")
 	errForeignAck = errors.New("an ACK that contradicts the journal")
 )
 

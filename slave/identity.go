@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -218,12 +219,15 @@ func syncDir(dir string, noSync bool) error {
 	return d.Sync()
 }
 
-// syncTree makes durable whatever is in dir, names included.
+// syncTree makes durable whatever is in dir, names included. errUnsynced: a
+// sync failed, or the disk; what it left out may never reach the disk, and a
+// second sync would not say so.
 func syncTree(dir string, noSync bool) error {
 	if noSync {
 		return nil
 	}
-	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	var failed error
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // nothing there, or removed meanwhile
 		}
@@ -237,6 +241,16 @@ func syncTree(dir string, noSync bool) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(f.Sync(), f.Close())
+		if err := f.Sync(); err != nil {
+			failed = errors.Join(failed, err)
+		}
+		return f.Close()
 	})
+	if failed == nil && errors.Is(err, syscall.EIO) {
+		failed = err
+	}
+	if failed != nil {
+		return fmt.Errorf("%w: %w", errUnsynced, failed)
+	}
+	return err
 }
