@@ -28,6 +28,8 @@ type attempt struct {
 	dir  string
 	log  *slog.Logger
 	wake chan struct{} // one slot: something changed, look again
+	// judged is closed by run once it has looked for the first time.
+	judged chan struct{}
 
 	// reportMu lets one report at a time go to the journal.
 	reportMu sync.Mutex
@@ -82,7 +84,7 @@ func (a *Agent) newAttempt(meta attemptMeta, rep report) *attempt {
 		meta: meta,
 		dir:  filepath.Join(a.cfg.Dir, "attempts", meta.Attempt),
 		log:  a.log.With("attempt", meta.Attempt, "build_id", meta.Build),
-		wake: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), judged: make(chan struct{}),
 		rep:  rep,
 		logs: make([]logState, len(meta.StepIDs)),
 	}
@@ -91,8 +93,10 @@ func (a *Agent) newAttempt(meta attemptMeta, rep report) *attempt {
 // run carries the attempt through. It returns nil when the attempt is
 // forgotten or ctx ends, an error only if the agent cannot go on.
 func (t *attempt) run(ctx context.Context) error {
+	judged := sync.OnceFunc(func() { close(t.judged) })
 	for {
 		again, err := t.step(ctx)
+		judged()
 		switch {
 		case ctx.Err() != nil:
 			return nil

@@ -75,6 +75,16 @@ func (a *Agent) resume(ctx context.Context) error {
 	for _, t := range found {
 		a.add(t)
 	}
+	// All at once, and each has a first look before the first Hello, which then
+	// says what is so, not what was when the last agent died (P-readopt). What a
+	// look cannot settle now it settles later.
+	for _, t := range found {
+		select {
+		case <-t.judged:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 	return nil
 }
 

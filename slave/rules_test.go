@@ -567,3 +567,38 @@ func TestForget(t *testing.T) {
 		t.Errorf("Hello still holds %v", held)
 	}
 }
+
+// P-readopt: every attempt is judged before Hello, which says what has become of
+// it and how much of its logs there is.
+func TestJudgedBeforeHello(t *testing.T) {
+	f := newFarm(t)
+	f.connected()
+	running, _ := f.assign(1)
+	r := f.runners.of(running)
+	r.start(0)
+	r.print(0, make([]byte, 1000))
+	ended, _ := f.assign(1)
+	r = f.runners.of(ended)
+	f.kinds(ended, "accepted")
+	f.kinds(running, "accepted", "start1")
+	f.kill()
+	r.end0(0)
+	r.finish(runner.StateSucceeded, "")
+	for range 5 {
+		n := f.master.hellosSoFar()
+		f.run()
+		f.master.until("Hello", func() bool { return len(f.master.hellos) > n })
+		f.master.mu.Lock()
+		for _, held := range f.master.hellos[n].GetAttempts() {
+			want, size := holdfastv1.AttemptState_ATTEMPT_STATE_RUNNING, int64(1000)
+			if held.GetAttemptId() == ended {
+				want, size = holdfastv1.AttemptState_ATTEMPT_STATE_SUCCEEDED, 0
+			}
+			if steps := held.GetSteps(); held.GetState() != want || len(steps) != 1 || steps[0].GetNextOffset() != size {
+				t.Errorf("Hello says %v", held)
+			}
+		}
+		f.master.mu.Unlock()
+		f.kill()
+	}
+}
