@@ -192,13 +192,9 @@ func (a *Agent) stopOrphans(ctx context.Context, known map[string]bool) error {
 			return fmt.Errorf("stop attempt %s, which the journal does not know: %w", e.Name(), err)
 		}
 		if len(left) > 0 {
-			plan, err := runner.ReadPlan(dir)
+			steps, err := runner.StepIDs(dir)
 			if err != nil {
 				return fmt.Errorf("stop attempt %s, which the journal does not know: %w", e.Name(), err)
-			}
-			var steps []string
-			for _, s := range plan.Steps {
-				steps = append(steps, s.ID)
 			}
 			if err := a.left.add(ctx, e.Name(), steps, left); err != nil {
 				return err

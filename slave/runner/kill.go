@@ -124,7 +124,7 @@ func KillLeftovers(ctx context.Context, dir string, ids []string) (left []string
 		return nil, err
 	}
 	if len(ids) == 0 {
-		if ids, err = idsOf(dir); err != nil {
+		if ids, err = StepIDs(dir); err != nil {
 			return nil, fmt.Errorf("kill leftovers: %w", err)
 		}
 	}
@@ -166,9 +166,9 @@ func KillMarked(ctx context.Context, stepIDs []string) (left []string, err error
 	}
 }
 
-// idsOf are the ids of the steps that may have been started, as the directory
+// StepIDs are the ids of the steps that may have been started, as the directory
 // says: the plan's, or, if that cannot be read, those in the start records.
-func idsOf(dir string) (ids []string, err error) {
+func StepIDs(dir string) (ids []string, err error) {
 	plan, err := ReadPlan(dir)
 	for _, s := range plan.Steps {
 		ids = append(ids, s.ID)
