@@ -37,6 +37,10 @@ func (s *session) marks(m *holdfastv1.Marks) error {
 		s.ignore("marks of an attempt that is not in this session", "attempt", m.GetAttemptId())
 		return nil
 	}
+	if f.foreign {
+		s.mu.Unlock()
+		return nil // its marks are not of our stream (P-diverged)
+	}
 	seq := m.GetSeq()
 	progress := false
 	switch {

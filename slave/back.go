@@ -16,8 +16,10 @@ import (
 //
 //	store's mark ≥ our next        P-back: we went back. Go on at mark+1 with a
 //	                               snapshot.
-//	chains differ at the mark      the same, noticed later: since then we have
-//	                               told again, otherwise, what the store has.
+//	chains differ at the mark      P-diverged: since we went back we have told
+//	                               again, otherwise, what the store has. That is
+//	                               the store's to say, and to keep the evidence
+//	                               of; nothing is dropped before.
 //	our first held > mark+1        P-gap: the store went back. Send a Gap, then
 //	                               a snapshot.
 //	otherwise                      send from mark+1 on.
@@ -37,10 +39,15 @@ func (s *session) admit(ctx context.Context, t *attempt, m *holdfastv1.Marks) er
 	}
 	f = &voyage{t: t, next: m.GetSeq() + 1, chain: m.GetChainCrc(), acked: m.GetSeq(), tails: make([]*tail, len(t.meta.StepIDs))}
 	switch {
-	case m.GetSeq() >= t.next() || t.differs(m.GetSeq(), m.GetChainCrc()):
+	case m.GetSeq() >= t.next():
 		if err := t.wentBack(ctx, m.GetSeq(), m.GetChainCrc()); err != nil {
 			return local(err)
 		}
+	case t.differs(m.GetSeq(), m.GetChainCrc()):
+		// What follows the mark is sent as ever: the store refuses it, as it has
+		// refused our Hello if nothing follows.
+		t.log.Error("the store has other updates than the journal", "mark", m.GetSeq(), "next", t.next())
+		f.foreign = true
 	default:
 		gap, err := t.storeWentBack(ctx, m.GetSeq())
 		if err != nil {
@@ -52,7 +59,7 @@ func (s *session) admit(ctx context.Context, t *attempt, m *holdfastv1.Marks) er
 			f.acked = gap.GetToSeq()
 		}
 	}
-	t.resume(m)
+	t.resume(m, !f.foreign)
 	s.mu.Lock()
 	if s.voyages[t.meta.Attempt] == nil {
 		s.order = append(s.order, t.meta.Attempt)
@@ -63,10 +70,13 @@ func (s *session) admit(ctx context.Context, t *attempt, m *holdfastv1.Marks) er
 }
 
 // resume takes the store's marks as they are, also where they are lower than
-// what we knew: nothing may count as delivered that this store does not have.
-func (t *attempt) resume(m *holdfastv1.Marks) {
+// what we knew: nothing may count as delivered that this store does not have. If
+// it has another stream than ours, that is all of it.
+func (t *attempt) resume(m *holdfastv1.Marks, ours bool) {
 	t.mu.Lock()
-	t.acked = min(m.GetSeq(), t.rep.Next-1)
+	if t.acked = 0; ours {
+		t.acked = min(m.GetSeq(), t.rep.Next-1)
+	}
 	for i := range t.logs {
 		t.logs[i].acked = 0
 	}
