@@ -2,7 +2,7 @@ package api
 
 import (
 	"context"
-	"slices"
+	"errors"
 	"time"
 
 	"holdfast/master/lifecycle"
@@ -57,32 +57,28 @@ func (s *Server) ListSlaves(ctx context.Context, _ *holdfastv1.ListSlavesRequest
 // awayInstances returns the slaves that are shown as away, as far as it matters
 // to r.
 func (s *Server) awayInstances(ctx context.Context, r *lifecycle.Record) (map[lifecycle.InstanceID]bool, error) {
-	if !slices.ContainsFunc(r.Attempts, func(a *lifecycle.Attempt) bool { return a.State.Live() }) {
-		return nil, nil
-	}
-	rows, err := s.store.Slaves(ctx)
-	if err != nil {
-		return nil, refusal(err)
-	}
 	away := make(map[lifecycle.InstanceID]bool)
-	for i := range rows {
-		if !rows[i].Connected && time.Since(rows[i].Since) >= awayAfter {
-			away[rows[i].Instance] = true
+	for _, a := range r.Attempts {
+		if _, known := away[a.Instance]; known || !a.State.Live() {
+			continue
 		}
+		gone, err := s.gone(ctx, a.Instance)
+		if err != nil {
+			return nil, err
+		}
+		away[a.Instance] = gone
 	}
 	return away, nil
 }
 
 // gone reports whether a slave is shown as away, or not at all any more.
 func (s *Server) gone(ctx context.Context, id lifecycle.InstanceID) (bool, error) {
-	rows, err := s.store.Slaves(ctx)
-	if err != nil {
+	row, err := s.store.Slave(ctx, id)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return true, nil
+	case err != nil:
 		return false, refusal(err)
 	}
-	for i := range rows {
-		if rows[i].Instance == id {
-			return !rows[i].Connected && time.Since(rows[i].Since) >= awayAfter, nil
-		}
-	}
-	return true, nil
+	return !row.Connected && time.Since(row.Since) >= awayAfter, nil
 }

@@ -21,6 +21,9 @@ const (
 	maxFeatures = 200
 	maxHeld     = 10_000
 	maxFactSize = 1024
+	// maxFacts bounds what a slave tells of itself in all. It is read whenever
+	// its row is: by each round of dispatch, by each listing.
+	maxFacts = 64 << 10
 )
 
 // slaveName is what a slave may be called: it appears in URLs, metrics and
@@ -64,6 +67,9 @@ func checkHello(h *holdfastv1.Hello) error {
 	case len(h.GetFeatures()) > maxFeatures || slices.ContainsFunc(h.GetFeatures(), func(f string) bool { return !plain(f) }):
 		return bad("more than %d features, or one that is too long", maxFeatures)
 	}
+	if n := factsSize(h); n > maxFacts {
+		return bad("labels, host facts and features have %d bytes in all; at most %d", n, maxFacts)
+	}
 	for what, facts := range map[string]map[string]string{"labels": h.GetLabels(), "host facts": h.GetHost()} {
 		if len(facts) > maxLabels {
 			return bad("%d %s; at most %d", len(facts), what, maxLabels)
@@ -75,6 +81,19 @@ func checkHello(h *holdfastv1.Hello) error {
 		}
 	}
 	return checkHeld(h.GetAttempts(), bad)
+}
+
+// factsSize is the length of all that a slave tells of itself in maps and lists.
+func factsSize(h *holdfastv1.Hello) (n int) {
+	for _, f := range h.GetFeatures() {
+		n += len(f)
+	}
+	for _, facts := range []map[string]string{h.GetLabels(), h.GetHost()} {
+		for k, v := range facts {
+			n += len(k) + len(v)
+		}
+	}
+	return n
 }
 
 // checkHeld checks what a slave says it holds.

@@ -26,6 +26,10 @@ func TestHelloRefused(t *testing.T) {
 	for i := range 201 {
 		many[fmt.Sprint("k", i)] = "v"
 	}
+	long := map[string]string{}
+	for i := range 100 {
+		long[fmt.Sprint("k", i)] = strings.Repeat("v", 700)
+	}
 	id := ulid.Make().String()
 	for _, tc := range []struct {
 		name, says string
@@ -51,6 +55,7 @@ func TestHelloRefused(t *testing.T) {
 		{"label", "labels", func(h *holdfastv1.Hello) { h.Labels = map[string]string{"": "x"} }},
 		{"label with NUL", "labels", func(h *holdfastv1.Hello) { h.Labels = map[string]string{"x": "\x00"} }},
 		{"host facts", "host facts", func(h *holdfastv1.Hello) { h.Host = many }},
+		{"too much in all", "in all", func(h *holdfastv1.Hello) { h.Host = long }},
 		{"held no id", "ULID", func(h *holdfastv1.Hello) { h.Attempts = append(h.Attempts, held("x", 1, 1)) }},
 		{"held twice", "twice", func(h *holdfastv1.Hello) { h.Attempts = append(h.Attempts, held(id, 1, 1), held(id, 1, 1)) }},
 		{"held backwards", "updates", func(h *holdfastv1.Hello) { h.Attempts = append(h.Attempts, held(id, 3, 2)) }},

@@ -34,6 +34,8 @@ type Store interface {
 	Queue(ctx context.Context, limit int) ([]lifecycle.Build, error)
 	// Slaves returns all slaves, by name, with the slots they occupy.
 	Slaves(ctx context.Context) ([]Slave, error)
+	// Slave returns one slave, whether it holds its name or not, or ErrNotFound.
+	Slave(ctx context.Context, id lifecycle.InstanceID) (Slave, error)
 	// Wants returns what the master wants of every attempt that an instance
 	// may still hold (P-want).
 	Wants(ctx context.Context, id lifecycle.InstanceID) ([]Want, error)

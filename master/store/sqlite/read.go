@@ -166,6 +166,19 @@ func (s *Store) Slaves(ctx context.Context) ([]store.Slave, error) {
 	return slaves, classify(err)
 }
 
+// Slave returns one slave.
+func (s *Store) Slave(ctx context.Context, id lifecycle.InstanceID) (store.Slave, error) {
+	rows, err := s.query(ctx, `SELECT `+slaveColumns+` FROM slaves s WHERE s.instance = ?`, string(id))
+	slaves, err := collect(rows, err, scanSlave)
+	switch {
+	case err != nil:
+		return store.Slave{}, classify(err)
+	case len(slaves) == 0:
+		return store.Slave{}, fmt.Errorf("slave instance %s: %w", id, store.ErrNotFound)
+	}
+	return slaves[0], nil
+}
+
 // heldQuery finds the attempts an instance may hold, by the index attempts_held.
 const heldQuery = `SELECT a.id, a.build_id FROM attempts a WHERE a.instance = ? AND a.released = 0 ORDER BY a.id`
 

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -148,6 +149,12 @@ func testRegisterOnce(r *rig) {
 	if s := slaves[0]; s.Epoch != lifecycle.Epoch(starts) || s.Incarnation != uint64(starts) || !s.Connected || s.Name != "b7" || s.Labels["os"] != "linux" || s.Host["hostname"] != "host-b7" || !slices.Equal(s.Features, []string{"snapshot"}) {
 		r.Errorf("slave %+v", s)
 	}
+	one, err := r.s.Slave(r.ctx, sl.row.Instance)
+	if err != nil || !reflect.DeepEqual(one, slaves[0]) {
+		r.Errorf("the same slave alone: %+v, %v", one, err)
+	}
+	_, err = r.s.Slave(r.ctx, "01KA000000000000000NOBODY")
+	r.want("read a slave that is not there", err, store.ErrNotFound)
 }
 
 // testJournalLost: the slave comes back with a new journal (P-identity).
