@@ -58,11 +58,15 @@ func (op *Connect) identify(before, rival *slaveState) *IdentityError {
 // copied reports whether the newcomer cannot be the agent whose session
 // answers, nor its successor: it counts fewer starts, or is another start under
 // the same count.
-func (op *Connect) copied(live *slaveState) bool {
-	if op.Slave.Incarnation != live.Incarnation {
-		return op.Slave.Incarnation < live.Incarnation
+func (op *Connect) copied(live *slaveState) bool { return op.older(live, op.LiveStartID) }
+
+// older reports whether the newcomer's data directory is a copy of the one that
+// s was last seen with under startID, or was restored.
+func (op *Connect) older(s *slaveState, startID string) bool {
+	if op.Slave.Incarnation != s.Incarnation {
+		return op.Slave.Incarnation < s.Incarnation
 	}
-	return op.StartID != "" && op.LiveStartID != "" && op.StartID != op.LiveStartID
+	return op.StartID != "" && startID != "" && op.StartID != startID
 }
 
 // answers reports whether a slave's session is believed to be alive. This
@@ -113,9 +117,13 @@ func (op *Connect) refusal(rule string, admitted *slaveState, advice string) *Id
 	}
 }
 
-// refusalNews is how long the same refusal is no news: a clone tries again
-// every few seconds, for days.
-const refusalNews = time.Hour
+// A clone tries again every few seconds, for days; so may many, in turn or each
+// with an identity of its own. refusalNews is how long the same refusal is no
+// news, otherNews how long another one in the same slave's place is none.
+const (
+	refusalNews = time.Hour
+	otherNews   = 10 * time.Minute
+)
 
 // noteRefusal lets people see the refusal.
 func (op *Connect) noteRefusal(g *group, before, rival *slaveState, refusal *IdentityError) {
@@ -125,7 +133,11 @@ func (op *Connect) noteRefusal(g *group, before, rival *slaveState, refusal *Ide
 	}
 	why := fmt.Sprintf("%s: host %s, instance %s", refusal.Rule, refusal.There, op.Slave.Instance)
 	now := micro(op.Now)
-	if s.RefusedWhy == why && now.Sub(s.RefusedAt) < refusalNews {
+	quiet := otherNews
+	if s.RefusedWhy == why {
+		quiet = refusalNews
+	}
+	if now.Sub(s.RefusedAt) < quiet {
 		return
 	}
 	s.RefusedAt, s.RefusedWhy, s.dirty = now, why, true

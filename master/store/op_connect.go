@@ -19,6 +19,9 @@ const (
 	TopicSlaveReplaced    = "slave.replaced"     // another instance has its name now
 	TopicSlaveRebooted    = "slave.rebooted"     // its machine was started anew
 	TopicSlaveJournalLost = "slave.journal_lost" // it came back with a new journal
+	// TopicSlaveBackInTime: its data directory counts fewer starts than it had, or
+	// another start under the same count: it was copied, or restored.
+	TopicSlaveBackInTime = "slave.back_in_time"
 )
 
 func (op *Connect) keys(k *Keys) {
@@ -118,6 +121,13 @@ func (op *Connect) tell(g *group, before, s *slaveState, now time.Time, journalL
 	g.tell(lifecycle.Event{At: now, Topic: topic, Slave: s.Name, Who: who, Data: data})
 	if before == nil {
 		return
+	}
+	if op.older(before, before.StartID) {
+		g.tell(lifecycle.Event{
+			At: now, Topic: TopicSlaveBackInTime, Slave: s.Name, Who: who,
+			Why:  "the slave's data directory is older than what was last seen of it: it was copied or restored",
+			Data: map[string]any{"incarnation": s.Incarnation, "was": before.Incarnation},
+		})
 	}
 	if before.BootID != s.BootID {
 		g.tell(lifecycle.Event{

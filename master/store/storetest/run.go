@@ -45,6 +45,8 @@ var cases = []struct {
 	{"LogMismatch", testLogMismatch},
 
 	{"Identity", testIdentity},
+	{"RefusedInTurn", testRefusedInTurn},
+	{"SlaveBackInTime", testSlaveBackInTime},
 	{"T-register-once", testRegisterOnce},
 	{"JournalLost", testJournalLost},
 	{"Absent", testAbsent},

@@ -99,6 +99,9 @@ func testIdentity(r *rig) {
 		}
 		old.connect()
 	}
+	if n := r.told(store.TopicSlaveBackInTime); n != 0 {
+		r.Errorf("%s %d times", store.TopicSlaveBackInTime, n)
+	}
 	// Never: until a person says so.
 	old := r.slave("for ever", 1)
 	old.connect()
@@ -116,6 +119,95 @@ func testIdentity(r *rig) {
 	r.commit(op)
 	if op.Err != nil || op.Epoch != 1001 {
 		r.Errorf("epoch %d %v, want 1001", op.Epoch, op.Err)
+	}
+}
+
+// told counts the events of a topic.
+func (r *rig) told(topic string) (n int) {
+	r.Helper()
+	events, err := r.s.Events(r.ctx, 0, 100_000)
+	if err != nil {
+		r.Fatal(err)
+	}
+	for _, e := range events {
+		if e.Topic == topic {
+			n++
+		}
+	}
+	return n
+}
+
+// testRefusedInTurn: clones that come in turn, and ones with ever new
+// identities, do not fill the history (P-identity P11, P-bounded P6).
+func testRefusedInTurn(r *rig) {
+	old := r.slave("b7", 1)
+	old.connect()
+	refuse := func(change func(*store.Slave)) {
+		op := old.connectOp()
+		op.LiveSession, op.Slave.BootID = true, "another boot"
+		change(&op.Slave)
+		r.commit(op)
+		if op.Err == nil {
+			r.Fatal("admitted")
+		}
+	}
+	host := func(name string) func(*store.Slave) {
+		return func(s *store.Slave) { s.Host = map[string]string{"hostname": name} }
+	}
+	refuse(host("first"))
+	for range 50 {
+		refuse(host("second"))
+		refuse(host("first"))
+		refuse(func(s *store.Slave) { s.Instance = lifecycle.InstanceID(r.id()) })
+	}
+	if n := r.told(store.TopicSlaveRefused); n != 1 {
+		r.Errorf("told %d times at once", n)
+	}
+	// In the long run each is told of.
+	r.now = r.now.Add(11 * time.Minute)
+	refuse(host("first"))
+	refuse(host("second"))
+	if n := r.told(store.TopicSlaveRefused); n != 2 {
+		r.Errorf("told %d times after 11 minutes", n)
+	}
+	r.now = r.now.Add(2 * time.Hour)
+	refuse(host("second"))
+	if n := r.told(store.TopicSlaveRefused); n != 3 {
+		r.Errorf("told %d times after 2 hours", n)
+	}
+}
+
+// testSlaveBackInTime: a data directory that was copied or restored is admitted
+// once the other one is away, and people are told (P-identity P11).
+func testSlaveBackInTime(r *rig) {
+	for _, c := range []struct {
+		name        string
+		incarnation uint64
+		start       string
+		told        int
+	}{
+		{"the same agent", 7, "x", 0},
+		{"restarted", 8, "y", 0},
+		{"fewer starts", 6, "y", 1},
+		{"another start under the same count", 7, "y", 1},
+		{"start not told", 7, "", 0},
+	} {
+		sl := r.slave("name of "+c.name, 1)
+		connect := func(incarnation uint64, start string) {
+			sl.row.Incarnation = incarnation
+			op := sl.connectOp()
+			op.StartID = start
+			r.commit(op)
+			r.want(c.name, op.Err, nil)
+			sl.admitted(op)
+		}
+		connect(7, "x")
+		sl.disconnect()
+		before := r.told(store.TopicSlaveBackInTime)
+		connect(c.incarnation, c.start)
+		if n := r.told(store.TopicSlaveBackInTime) - before; n != c.told {
+			r.Errorf("%s: told %d times, want %d", c.name, n, c.told)
+		}
 	}
 }
 
