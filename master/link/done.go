@@ -57,7 +57,7 @@ func mayStart(op *store.ApplyStatus, err error) bool {
 func (s *session) logDone(ctx context.Context, place *frameError, end, mark int64, err error) {
 	switch {
 	case err == nil:
-		if end <= s.logMarks[place.step] {
+		if end <= s.logMarks[place.attempt][place.step] {
 			s.server.metrics.duplicates.WithLabelValues("log").Inc()
 		}
 	case errors.Is(err, store.ErrBeyond):
@@ -65,7 +65,12 @@ func (s *session) logDone(ctx context.Context, place *frameError, end, mark int6
 		s.failed(ctx, err, place)
 		return
 	}
-	s.logMarks[place.step] = mark
+	logs := s.logMarks[place.attempt]
+	if logs == nil {
+		logs = make(map[lifecycle.StepID]int64)
+		s.logMarks[place.attempt] = logs
+	}
+	logs[place.step] = mark
 	s.outbox.ackLog(place.attempt, place.step, mark)
 }
 
@@ -81,7 +86,10 @@ func (s *session) gapDone(ctx context.Context, op *store.ApplyGap, raw []byte, e
 func (s *session) absentDone(ctx context.Context, op *store.ApplyAbsent, raw []byte, err error) {
 	if err = first(err, op.Err); err != nil {
 		s.failed(ctx, err, kept(op.Attempt, 0, raw))
+		return
 	}
+	delete(s.marks, op.Attempt)
+	delete(s.logMarks, op.Attempt)
 }
 
 // failed ends the session because of an op that was not applied. Only the first

@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"sync/atomic"
 	"time"
 
@@ -40,9 +41,10 @@ type session struct {
 	// owned by run and send, one after the other
 	sent map[lifecycle.AttemptID]sentWant
 
-	// Marks as last told; owned by the callbacks of the committer.
+	// Marks as last told, of attempts that the slave may still hold; owned by
+	// the callbacks of the committer.
 	marks    map[lifecycle.AttemptID]lifecycle.Seq
-	logMarks map[lifecycle.StepID]int64
+	logMarks map[lifecycle.AttemptID]map[lifecycle.StepID]int64
 
 	status Status // guarded by registry.mu
 }
@@ -61,13 +63,11 @@ func newSession(s *Server, op *store.Connect, end context.CancelCauseFunc) *sess
 		received: make(chan struct{}),
 		sent:     make(map[lifecycle.AttemptID]sentWant),
 		marks:    make(map[lifecycle.AttemptID]lifecycle.Seq),
-		logMarks: make(map[lifecycle.StepID]int64),
+		logMarks: make(map[lifecycle.AttemptID]map[lifecycle.StepID]int64),
 	}
 	for _, w := range op.Wants {
 		session.marks[w.Attempt] = w.Mark
-		for step, offset := range w.Logs {
-			session.logMarks[step] = offset
-		}
+		session.logMarks[w.Attempt] = maps.Clone(w.Logs)
 	}
 	return session
 }
