@@ -16,7 +16,7 @@ func logPlace(attempt, step string, offset int64, raw []byte) *frameError {
 		step = "?"
 	}
 	return &frameError{
-		attempt: lifecycle.AttemptID(attempt), step: lifecycle.StepID(clip(step, maxIDSize)),
+		attempt: lifecycle.AttemptID(attempt), step: lifecycle.StepID(text(step, maxIDSize)),
 		offset: min(max(offset, 0), maxOffset), raw: raw,
 	}
 }

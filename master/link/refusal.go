@@ -40,7 +40,7 @@ func (e *frameError) Error() string {
 
 // because fills in the reason.
 func (e *frameError) because(reason rpcerr.Reason, format string, args ...any) *frameError {
-	e.reason, e.why = reason, clip(fmt.Sprintf(format, args...), maxWhy)
+	e.reason, e.why = reason, text(fmt.Sprintf(format, args...), maxWhy)
 	return e
 }
 

@@ -377,6 +377,35 @@ func TestAckEpoch(t *testing.T) {
 	st.AwaitAck(2)
 }
 
+// The words of evidence are fit for any database, whatever came: PostgreSQL takes
+// no NUL (P29).
+func TestEvidenceHasNoNUL(t *testing.T) {
+	t.Parallel()
+	r := mastertest.Start(t, nil)
+	s := r.NewSlave("b1", 1).MustConnect()
+	r.Submit(1)
+	st := s.Run()
+	st.Add(mastertest.Note("fine"))
+	chunk := st.Chunk(0, 0, []byte("x"))
+	chunk.StepId = "a\x00b"
+	s.Say(chunk)
+	if err := s.End(); !rpcerr.Is(err, rpcerr.BadFrame) {
+		t.Fatalf("session ended with %v", err)
+	}
+	s.MustConnect()
+	s.Say(forged(t, st, &holdfastv1.Update{Kind: &holdfastv1.Update_StepStarted{StepStarted: &holdfastv1.StepStarted{StepId: "c\x00d"}}}))
+	if err := s.End(); !rpcerr.Is(err, rpcerr.BadFrame) {
+		t.Fatalf("session ended with %v", err)
+	}
+	var kept, fit int
+	if err := r.Store.Views().QueryRow(`SELECT count(*), sum(instr(step_id || why, char(0)) = 0) FROM refused_frames`).Scan(&kept, &fit); err != nil {
+		t.Fatal(err)
+	}
+	if kept != 2 || fit != 2 {
+		t.Errorf("%d refused frames are kept, %d of them fit", kept, fit)
+	}
+}
+
 // A message that names no place in a stream, or that gRPC itself will not take
 // in, cannot be counted against an attempt. Counted against the agent it ends in
 // a refusal at Hello, not in a reconnect loop, and a new start of the agent
