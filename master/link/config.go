@@ -56,7 +56,7 @@ type Config struct {
 	// been told to. It only matters when a hint was lost, which cannot happen
 	// within one process. Default: 1 h.
 	SafetyPoll time.Duration
-	// Features this master offers, by name.
+	// Features this master can use beyond v1, by name. There are none yet.
 	Features []string
 	// Jitter returns numbers in [0,1). Default: math/rand/v2.
 	Jitter func() float64

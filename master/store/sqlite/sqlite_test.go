@@ -243,6 +243,42 @@ func TestPlans(t *testing.T) {
 	}
 }
 
+// An attempt looks away in the views when it does in the API: 45 s after its
+// slave's stream was gone, and not before (P-alive P13).
+func TestAwayIsShownLate(t *testing.T) {
+	s := openHere(t)
+	ctx := t.Context()
+	for name, c := range map[string]struct {
+		gone time.Duration // 0: connected
+		away bool
+	}{
+		"connected":  {0, false},
+		"a blink":    {30 * time.Second, false},
+		"for longer": {47 * time.Second, true},
+	} {
+		now := time.Now()
+		began := now.Add(-time.Minute)
+		con := &store.Connect{Now: began, Slave: store.Slave{Instance: lifecycle.InstanceID(name), Name: name, Slots: 1}}
+		build := lifecycle.BuildID("build of " + name)
+		if err := s.Commit(ctx, con, &store.Submit{Now: began, Build: lifecycle.Build{ID: build, Spec: []byte(`{}`)}}); err != nil {
+			t.Fatal(err)
+		}
+		session := store.Session{Instance: con.Slave.Instance, Epoch: con.Epoch}
+		assign := &store.Assign{Now: began, Build: build, Session: session, Attempt: lifecycle.AttemptID("attempt of " + name), Steps: []store.Step{{ID: lifecycle.StepID("step of " + name), Name: "s"}}}
+		ops := []store.Op{assign}
+		if c.gone > 0 {
+			ops = append(ops, &store.Disconnect{Now: now.Add(-c.gone), Session: session})
+		}
+		if err := s.Commit(ctx, ops...); err != nil || assign.Err != nil {
+			t.Fatal(err, assign.Err)
+		}
+		var away bool
+		if err := s.reader.QueryRow(`SELECT away FROM v1_attempts WHERE build_id = ?`, string(build)).Scan(&away); err != nil || away != c.away {
+			t.Errorf("%s: away %t, %v", name, away, err)
+		}
+	}
+}
+
 // TestViewColumns: tools rely on the names and forms of the views.
 func TestViewColumns(t *testing.T) {
 	s := openHere(t)

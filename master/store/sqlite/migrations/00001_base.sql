@@ -244,9 +244,11 @@ SELECT id, n AS number, name, state, reason, submitter,
     granted, lost_by, spec
 FROM builds;
 
+-- An attempt is shown as away after 45 s (P-alive).
 CREATE VIEW v1_attempts AS
 SELECT a.id, a.build_id, a.number, a.slave, a.instance, a.state,
-    CASE WHEN a.state IN ('assigned', 'running') AND s.connected = 0 THEN 1 ELSE 0 END AS away,
+    CASE WHEN a.state IN ('assigned', 'running') AND s.connected = 0
+        AND s.since_us <= (strftime('%s', 'now') - 45) * 1000000 THEN 1 ELSE 0 END AS away,
     nullif(a.cause, '') AS cause, nullif(a.detail, '') AS detail,
     a.superseded, nullif(a.outcome, '') AS outcome, nullif(a.stop, '') AS stop,
     a.slot, a.reported, a.released, a.set_aside,
