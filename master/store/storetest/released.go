@@ -58,7 +58,9 @@ func testReleased(r *rig) {
 
 	// A Hello that lists it: an older copy of the slave's directory.
 	wants := sl.connect()
-	forget := func(w store.Want) bool { return w.Attempt == st.id && w.Kind == store.WantForget && w.Mark == before.Mark }
+	forget := func(w store.Want) bool {
+		return w.Attempt == st.id && w.Kind == store.WantForget && w.Mark == before.Mark
+	}
 	if a := r.attempt(st); a.Released || !slices.ContainsFunc(wants, forget) {
 		r.Errorf("held again: released %t, wants %+v", a.Released, wants)
 	}
