@@ -33,8 +33,9 @@ func (s *session) marks(m *holdfastv1.Marks) error {
 	s.mu.Lock()
 	f := s.voyages[m.GetAttemptId()]
 	if f == nil || f.muted {
+		// The last marks of an attempt often come after it was forgotten.
 		s.mu.Unlock()
-		s.ignore("marks of an attempt that is not in this session", "attempt", m.GetAttemptId())
+		s.a.log.Debug("marks of an attempt that is not in this session", "attempt", m.GetAttemptId(), "session", s.epoch)
 		return nil
 	}
 	if f.foreign {

@@ -137,7 +137,11 @@ func (s *Server) Connect(stream holdfastv1.LinkService_ConnectServer) error {
 	session, wants, err := s.admit(ctx, end, hello)
 	if err != nil {
 		s.metrics.countTurnedAway(err)
-		s.log.Warn("slave refused", "slave", describeHello(hello), "err", err)
+		level := slog.LevelWarn
+		if ctx.Err() != nil {
+			level = slog.LevelDebug // it hung up, or we stop
+		}
+		s.log.Log(ctx, level, "slave refused", "slave", describeHello(hello), "err", err)
 		return err
 	}
 	err = session.run(ctx, stream, hello, wants)
