@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"maps"
 	"time"
 
 	"holdfast/master/lifecycle"
@@ -29,6 +30,7 @@ type condition struct {
 type asked map[lifecycle.BuildID]map[lifecycle.InstanceID]question
 
 type question struct {
+	used   time.Time // when it last kept a build from a slave
 	queued time.Time // Build.Queued: a build that was queued anew is asked for anew
 	at     time.Time
 	slave  condition
@@ -56,6 +58,8 @@ func (q asked) refused(now time.Time, b *lifecycle.Build, s *Slave) (_ *lifecycl
 		case !known || !is.queued.Equal(b.Queued) || is.slave.epoch != s.Session.Epoch:
 			return nil, time.Time{}
 		case f.Cause == retry.RefusedUnsupported:
+			is.used = now
+			q[b.ID][f.Instance] = is
 			return f, time.Time{} // what an agent supports does not change while it runs
 		case is.slave != s.condition() || now.Sub(is.at) >= askAgain:
 			return nil, time.Time{}
@@ -63,6 +67,19 @@ func (q asked) refused(now time.Time, b *lifecycle.Build, s *Slave) (_ *lifecycl
 		return f, is.at.Add(askAgain)
 	}
 	return nil, time.Time{}
+}
+
+// forget drops questions that no longer keep any build from a slave: most builds
+// are taken, and never asked for again.
+func (q asked) forget(now time.Time) {
+	for id, slaves := range q {
+		maps.DeleteFunc(slaves, func(_ lifecycle.InstanceID, is question) bool {
+			return now.Sub(is.at) >= askAgain && now.Sub(is.used) >= time.Hour
+		})
+		if len(slaves) == 0 {
+			delete(q, id)
+		}
+	}
 }
 
 // condition of a slave now.

@@ -19,12 +19,17 @@ import (
 )
 
 const (
-	// queueWindow is how many queued builds a round of dispatch looks at first.
-	// While slots stay free and the queue goes on, it looks further.
-	queueWindow = 2000
+	// queueWindow is how many builds of a group a round of dispatch looks at
+	// first, besides as many as there are free slots. While slots stay free and
+	// the group goes on, it looks at four times as many, at most deepest times.
+	queueWindow = 100
+	deepest     = 4
 	// waitsAtOnce is how many builds' waits are noted in one transaction: each
 	// is read and written as a whole, and sessions wait meanwhile.
 	waitsAtOnce = 200
+	// notesAtOnce is about how many waits of builds that nobody can take are
+	// noted between two looks at those that somebody can.
+	notesAtOnce = 1000
 	// rowsAtOnce is about how many rows (an attempt, and each of its steps) the
 	// assignments of one transaction make; a round may have thousands.
 	rowsAtOnce = 1000
@@ -69,6 +74,7 @@ type Dispatcher struct {
 	broken map[lifecycle.BuildID]bool
 	asked  asked                          // owned by Run
 	lapses map[lifecycle.InstanceID]lapse // owned by Run
+	noted  map[string]lifecycle.WaitCause // what groups were last told to wait for; owned by Run
 }
 
 // NewDispatcher makes a dispatcher.
@@ -86,7 +92,7 @@ func NewDispatcher(cfg DispatcherConfig) (*Dispatcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Dispatcher{cfg: cfg, metrics: m, window: queueWindow, broken: make(map[lifecycle.BuildID]bool), asked: make(asked)}, nil
+	return &Dispatcher{cfg: cfg, metrics: m, window: queueWindow, broken: make(map[lifecycle.BuildID]bool), asked: make(asked), noted: make(map[string]lifecycle.WaitCause)}, nil
 }
 
 // Run dispatches until ctx ends. It is driven by hints and by the end of
@@ -155,7 +161,8 @@ func (d *Dispatcher) round(ctx context.Context) (wake time.Time, err error) {
 		return time.Time{}, err // what is queued now would be decided on an old view
 	}
 	now := time.Now()
-	assigns, o, err := d.look(ctx, now)
+	d.asked.forget(now)
+	groups, assigns, o, err := d.look(ctx, now)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -170,14 +177,15 @@ func (d *Dispatcher) round(ctx context.Context) (wake time.Time, err error) {
 	if err := d.shelve(ctx, now, o.unsupported); err != nil {
 		return time.Time{}, err
 	}
-	for ids := range slices.Chunk(slices.Sorted(maps.Keys(o.waits)), waitsAtOnce) {
-		op := &store.SetWaits{Now: now, Causes: make(map[lifecycle.BuildID]lifecycle.WaitCause, len(ids))}
-		for _, id := range ids {
-			op.Causes[id] = o.waits[id]
-		}
-		if err := d.cfg.Commit.Do(ctx, op); err != nil {
-			return time.Time{}, err
-		}
+	if err := d.note(ctx, now, o.waits); err != nil {
+		return time.Time{}, err
+	}
+	more, err := d.noteOthers(ctx, now, groups, o.looked)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if more {
+		o.wakeAt(now)
 	}
 	return o.wake, nil
 }
@@ -199,58 +207,107 @@ func (d *Dispatcher) shelve(ctx context.Context, now time.Time, builds []lifecyc
 	return nil
 }
 
-// look plans on what queue and slaves are now. It returns the ops to commit and
-// the outcome of the plan, with only those waits that have changed. While there
-// is room left it looks further down the queue: many builds that nobody can take
-// must not hide one that somebody could.
-func (d *Dispatcher) look(ctx context.Context, now time.Time) ([]*store.Assign, outcome, error) {
+// look plans on what queue and slaves are now. It returns the groups of the
+// queue, the ops to commit, and the outcome of the plan, with only those waits
+// that have changed.
+//
+// Of the queue it reads the groups that a slave with a free slot matches, and of
+// each a little more than could be assigned. It reads further while there is
+// room left, up to a bound: builds that back out of what is free (their slave
+// lost them, or refused them) must not hide those behind them.
+func (d *Dispatcher) look(ctx context.Context, now time.Time) ([]*group, []*store.Assign, outcome, error) {
 	var none outcome
-	for window := d.window; ; window *= 4 {
-		builds, err := d.cfg.Store.Queue(ctx, window)
-		if err != nil || len(builds) == 0 {
-			d.metrics.queue.Set(0)
-			clear(d.broken)
-			clear(d.asked)
-			clear(d.lapses)
-			return nil, none, err
-		}
+	sets, err := d.cfg.Store.Requirements(ctx)
+	if err != nil || len(sets) == 0 {
+		d.metrics.queue.Set(0)
+		clear(d.broken)
+		clear(d.asked)
+		clear(d.lapses)
+		clear(d.noted)
+		return nil, nil, none, err
+	}
+	for depth := 0; ; depth++ {
 		slaves, err := d.slaves(ctx)
 		if err != nil {
-			return nil, none, err
+			return nil, nil, none, err
 		}
 		d.since(now, slaves)
-		d.metrics.queue.Set(float64(len(builds)))
-		more := len(builds) == window
-		if !more {
-			d.forget(builds)
+		groups := groupsOf(sets, slaves)
+		window := (d.window + freeSlots(slaves)) << (2 * depth)
+		builds, err := d.read(ctx, now, groups, window)
+		if err != nil {
+			return nil, nil, none, err
 		}
-		// A build stays queued until its attempt is accepted (P-accept); planned
-		// for again it would take a slot from another.
-		builds = slices.DeleteFunc(builds, func(b lifecycle.Build) bool { return b.Wait == lifecycle.WaitAccept || d.broken[b.ID] })
+		d.metrics.queue.Set(float64(len(builds)))
+		builds = slices.DeleteFunc(builds, func(b lifecycle.Build) bool { return d.broken[b.ID] })
 		o := plan(now, builds, slaves, d.asked)
-		if more && room(slaves) {
+		if depth < deepest && judge(now, groups, slaves, &o) {
 			continue
 		}
+		judge(now, groups, slaves, &o)
 		byID := make(map[lifecycle.BuildID]*lifecycle.Build, len(builds))
 		for i := range builds {
 			byID[builds[i].ID] = &builds[i]
 		}
-		assigns, ok := d.assigns(now, o.assign, byID)
+		assigns, ok, err := d.assigns(ctx, now, o.assign, byID)
+		if err != nil {
+			return nil, nil, none, err
+		}
 		if !ok {
-			window /= 4 // a build turned out to be broken: plan again without it
+			depth-- // a build turned out to be broken: plan again without it
 			continue
 		}
+		next, err := d.cfg.Store.NextReady(ctx, now)
+		if err != nil {
+			return nil, nil, none, err
+		}
+		o.wakeAt(next)
+		o.looked = make(map[lifecycle.BuildID]bool, len(builds))
+		for i := range builds {
+			o.looked[builds[i].ID] = true
+		}
 		maps.DeleteFunc(o.waits, func(id lifecycle.BuildID, cause lifecycle.WaitCause) bool { return byID[id].Wait == cause })
-		return assigns, o, nil
+		return groups, assigns, o, nil
 	}
 }
 
+// read reads up to window builds of each group that a free slave matches.
+func (d *Dispatcher) read(ctx context.Context, now time.Time, groups []*group, window int) ([]lifecycle.Build, error) {
+	f := store.QueueFilter{Requires: []map[string]string{}, Ready: now, Limit: window}
+	of := make(map[string]*group)
+	for _, g := range groups {
+		if g.room {
+			f.Requires = append(f.Requires, g.requires)
+			of[g.key] = g
+		}
+	}
+	if len(f.Requires) == 0 {
+		return nil, nil
+	}
+	builds, err := d.cfg.Store.Queue(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	count := make(map[*group]int)
+	for i := range builds {
+		if g := of[store.EncodeRequires(builds[i].Policy.Requires)]; g != nil {
+			count[g]++
+			g.more = count[g] == window
+		}
+	}
+	return builds, nil
+}
+
 // assigns makes the ops; false: a build is broken, and now known to be.
-func (d *Dispatcher) assigns(now time.Time, planned []assignment, builds map[lifecycle.BuildID]*lifecycle.Build) ([]*store.Assign, bool) {
+func (d *Dispatcher) assigns(ctx context.Context, now time.Time, planned []assignment, builds map[lifecycle.BuildID]*lifecycle.Build) ([]*store.Assign, bool, error) {
 	ok := true
 	ops := make([]*store.Assign, 0, len(planned))
 	for _, a := range planned {
-		op, err := d.assign(now, builds[a.build], a.slave)
+		text, err := d.cfg.Store.Spec(ctx, a.build)
+		if err != nil {
+			return nil, false, err
+		}
+		op, err := d.assign(now, builds[a.build], text, a.slave)
 		if err != nil {
 			d.setBroken(a.build, err)
 			ok = false
@@ -258,27 +315,13 @@ func (d *Dispatcher) assigns(now time.Time, planned []assignment, builds map[lif
 		}
 		ops = append(ops, op)
 	}
-	return ops, ok
+	return ops, ok, nil
 }
 
 // setBroken keeps a build from being planned again.
 func (d *Dispatcher) setBroken(id lifecycle.BuildID, err error) {
 	d.cfg.Logger.Error("build cannot be dispatched", "build_id", id, "err", err)
 	d.broken[id] = true
-}
-
-// forget drops what was remembered of builds that have left the queue, of which
-// builds is all.
-func (d *Dispatcher) forget(builds []lifecycle.Build) {
-	if len(d.broken)+len(d.asked) == 0 {
-		return
-	}
-	queued := make(map[lifecycle.BuildID]bool, len(builds))
-	for i := range builds {
-		queued[builds[i].ID] = true
-	}
-	maps.DeleteFunc(d.broken, func(id lifecycle.BuildID, _ bool) bool { return !queued[id] })
-	maps.DeleteFunc(d.asked, func(id lifecycle.BuildID, _ map[lifecycle.InstanceID]question) bool { return !queued[id] })
 }
 
 // atOnce is how many of the assignments are committed together, at least one.
@@ -334,8 +377,8 @@ func (d *Dispatcher) commit(ctx context.Context, assigns []*store.Assign) error 
 	return nil
 }
 
-func (d *Dispatcher) assign(now time.Time, b *lifecycle.Build, s *Slave) (*store.Assign, error) {
-	parsed, err := spec.Unmarshal(b.Spec)
+func (d *Dispatcher) assign(now time.Time, b *lifecycle.Build, text []byte, s *Slave) (*store.Assign, error) {
+	parsed, err := spec.Unmarshal(text)
 	if err != nil {
 		return nil, err
 	}

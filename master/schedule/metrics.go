@@ -13,7 +13,7 @@ type dispatchMetrics struct {
 
 func newDispatchMetrics(reg prometheus.Registerer) (*dispatchMetrics, error) {
 	m := &dispatchMetrics{
-		queue:     gauge("queued_builds", "Queued builds the last round of dispatch looked at, those that back off included."),
+		queue:     gauge("queued_builds", "Queued builds the last round of dispatch looked at: those that a slave with a free slot matches."),
 		rounds:    counter("rounds_total", "Rounds of dispatch."),
 		assigned:  counter("assigned_total", "Attempts assigned to slaves."),
 		overtaken: counter("overtaken_total", "Assignments that the store refused because something had changed meanwhile."),

@@ -25,7 +25,8 @@ type outcome struct {
 	waits  map[lifecycle.BuildID]lifecycle.WaitCause // of those that get no slave
 	// unsupported are builds that every slave that matches has refused as such.
 	unsupported []lifecycle.BuildID
-	wake        time.Time // when time alone changes something; zero: never
+	looked      map[lifecycle.BuildID]bool // all that were planned for
+	wake        time.Time                  // when time alone changes something; zero: never
 }
 
 // wakeAt lets the next plan be made at t, unless it is zero.

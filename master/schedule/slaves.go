@@ -81,13 +81,3 @@ func (d *Dispatcher) slaves(ctx context.Context) ([]Slave, error) {
 	}
 	return slaves, nil
 }
-
-// room reports whether any slave could take another build.
-func room(slaves []Slave) bool {
-	for i := range slaves {
-		if s := &slaves[i]; s.Connected && s.Accepting && s.Free > 0 {
-			return true
-		}
-	}
-	return false
-}

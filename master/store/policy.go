@@ -46,6 +46,28 @@ func EncodePolicy(p lifecycle.Policy) string {
 	return string(text)
 }
 
+// EncodeRequires returns the form of a set of requirements by which builds are
+// found; equal sets have equal forms.
+func EncodeRequires(requires map[string]string) string {
+	if len(requires) == 0 {
+		return "{}"
+	}
+	text, err := json.Marshal(requires) // sorts the keys
+	if err != nil {
+		panic(err) // strings
+	}
+	return string(text)
+}
+
+// DecodeRequires is the inverse of EncodeRequires.
+func DecodeRequires(text string) (map[string]string, error) {
+	var requires map[string]string
+	if err := json.Unmarshal([]byte(text), &requires); err != nil {
+		return nil, fmt.Errorf("decode requirements: %w", err)
+	}
+	return requires, nil
+}
+
 // DecodePolicy is the inverse of EncodePolicy.
 func DecodePolicy(text string) (lifecycle.Policy, error) {
 	var j policyJSON

@@ -28,10 +28,19 @@ type Store interface {
 	BuildOf(ctx context.Context, id lifecycle.AttemptID) (lifecycle.BuildID, error)
 	// Builds lists builds, newest first.
 	Builds(ctx context.Context, f BuildFilter) ([]lifecycle.Build, error)
-	// Queue returns the first builds to dispatch: queued ones by priority,
-	// then first come first served. It includes those that back off, so that
-	// their wait can be told; the caller looks at NotBefore.
-	Queue(ctx context.Context, limit int) ([]lifecycle.Build, error)
+	// Requirements returns what queued builds require of a slave, each set
+	// once. What it costs depends on the number of sets, not of builds.
+	Requirements(ctx context.Context) ([]map[string]string, error)
+	// Queue returns the first builds to dispatch, without their specs: queued
+	// ones by priority, then first come first served.
+	Queue(ctx context.Context, f QueueFilter) ([]lifecycle.Build, error)
+	// Waiting returns queued builds by what they wait for, in any order.
+	Waiting(ctx context.Context, f WaitingFilter) ([]Waiting, error)
+	// NextReady returns when the first back-off ends that ends after a time;
+	// zero: none does.
+	NextReady(ctx context.Context, after time.Time) (time.Time, error)
+	// Spec returns the spec of a build, or ErrNotFound.
+	Spec(ctx context.Context, id lifecycle.BuildID) ([]byte, error)
 	// Slaves returns all slaves, by name, with the slots they occupy.
 	Slaves(ctx context.Context) ([]Slave, error)
 	// Slave returns one slave, whether it holds its name or not, or ErrNotFound.
@@ -70,6 +79,35 @@ type BuildFilter struct {
 	// WithoutSpec leaves out Build.Spec: one can be a thousand times as large as
 	// the rest.
 	WithoutSpec bool
+}
+
+// QueueFilter narrows Queue.
+type QueueFilter struct {
+	// Requires lists sets of requirements; only builds that require exactly one
+	// of them are returned. Nil: all builds.
+	Requires []map[string]string
+	// Ready leaves out builds that back off at that time, or are assigned; zero:
+	// does not.
+	Ready time.Time
+	// Limit is for each set of requirements.
+	Limit int
+}
+
+// WaitingFilter narrows Waiting.
+type WaitingFilter struct {
+	Causes []lifecycle.WaitCause
+	// Requires is what they require, exactly; nil: anything. An empty map is
+	// for those that require nothing.
+	Requires map[string]string
+	// Ready leaves out builds that back off at that time.
+	Ready time.Time
+	Limit int
+}
+
+// Waiting is a queued build that waits.
+type Waiting struct {
+	ID       lifecycle.BuildID
+	Requires map[string]string
 }
 
 // Slave is what the store keeps of a slave, one row per instance.

@@ -145,17 +145,6 @@ func buildsQuery(f store.BuildFilter) (string, []any) {
 	return query + ` ORDER BY n DESC LIMIT ?`, append(args, limit)
 }
 
-// queueQuery reads the queue in its order. Without the hint SQLite sorts all
-// queued builds for each look at the first few.
-const queueQuery = `SELECT ` + buildColumns + ` FROM builds INDEXED BY builds_queue WHERE state = 'queued' ORDER BY priority DESC, n LIMIT ?`
-
-// Queue returns the first queued builds.
-func (s *Store) Queue(ctx context.Context, limit int) ([]lifecycle.Build, error) {
-	rows, err := s.query(ctx, queueQuery, limit)
-	builds, err := collect(rows, err, scanBuild)
-	return builds, classify(err)
-}
-
 // Slaves returns the slaves that hold their names, and those that lost theirs
 // but not their attempts.
 func (s *Store) Slaves(ctx context.Context) ([]store.Slave, error) {

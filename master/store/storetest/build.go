@@ -276,7 +276,7 @@ func testQueue(r *rig) {
 	low, first, high, second := r.submit(prio(-1)), r.submit(), r.submit(prio(5)), r.submit()
 	want := []lifecycle.BuildID{high, first, second, low}
 	ids := func(limit int) (got []lifecycle.BuildID) {
-		queue, err := r.s.Queue(r.ctx, limit)
+		queue, err := r.s.Queue(r.ctx, store.QueueFilter{Limit: limit})
 		if err != nil {
 			r.Fatal(err)
 		}
@@ -303,8 +303,92 @@ func testQueue(r *rig) {
 	if got := ids(100); !slices.Equal(got, want) {
 		r.Errorf("queue after a retry %v, want %v", got, want)
 	}
-	if b := r.record(high).Build; !b.NotBefore.After(r.now) {
+	b := r.record(high).Build
+	if !b.NotBefore.After(r.now) {
 		r.Errorf("no back-off: %v", b.NotBefore)
+	}
+
+	// By what they require, and without those that nobody can have now.
+	mac := r.submit(func(b *lifecycle.Build) { b.Policy.Requires = map[string]string{"os": "darwin", "arch": "arm64"} })
+	last := r.submit(func(b *lifecycle.Build) { b.Policy.Requires = nil })
+	sets, err := r.s.Requirements(r.ctx)
+	if err != nil || len(sets) != 3 {
+		r.Errorf("requirements %v: %v", sets, err)
+	}
+	linux := map[string]string{"os": "linux"}
+	get := func(f store.QueueFilter) (got []lifecycle.BuildID) {
+		queue, err := r.s.Queue(r.ctx, f)
+		if err != nil {
+			r.Fatal(err)
+		}
+		for _, b := range queue {
+			if b.Spec != nil || b.Policy.Retry.MaxTransient == 0 {
+				r.Errorf("build %+v", b)
+			}
+			got = append(got, b.ID)
+		}
+		return got
+	}
+	for _, c := range []struct {
+		name string
+		f    store.QueueFilter
+		want []lifecycle.BuildID
+	}{
+		{"one set", store.QueueFilter{Requires: []map[string]string{{"arch": "arm64", "os": "darwin"}}, Limit: 9}, []lifecycle.BuildID{mac}},
+		{"nothing", store.QueueFilter{Requires: []map[string]string{{}}, Limit: 9}, []lifecycle.BuildID{last}},
+		{"no set", store.QueueFilter{Requires: []map[string]string{}, Limit: 9}, nil},
+		{"sets are merged, the limit is for each", store.QueueFilter{Requires: []map[string]string{linux, {}, {"os": "plan9"}}, Limit: 2}, []lifecycle.BuildID{high, first, last}},
+		{"ready", store.QueueFilter{Requires: []map[string]string{linux}, Ready: r.now, Limit: 9}, []lifecycle.BuildID{first, second, low}},
+		{"ready later", store.QueueFilter{Requires: []map[string]string{linux}, Ready: b.NotBefore, Limit: 1}, []lifecycle.BuildID{high}},
+	} {
+		if got := get(c.f); !slices.Equal(got, c.want) {
+			r.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+	if next, err := r.s.NextReady(r.ctx, r.now); err != nil || !next.Equal(b.NotBefore) {
+		r.Errorf("next ready %v, want %v: %v", next, b.NotBefore, err)
+	}
+	if next, err := r.s.NextReady(r.ctx, b.NotBefore); err != nil || !next.IsZero() {
+		r.Errorf("none is left, next %v: %v", next, err)
+	}
+	r.commit(&store.SetWaits{Now: r.tick(), Causes: map[lifecycle.BuildID]lifecycle.WaitCause{first: lifecycle.WaitBusy, last: lifecycle.WaitBusy}})
+	waiting := func(f store.WaitingFilter) (got []lifecycle.BuildID) {
+		f.Limit = 9
+		list, err := r.s.Waiting(r.ctx, f)
+		if err != nil {
+			r.Fatal(err)
+		}
+		for _, w := range list {
+			got = append(got, w.ID)
+		}
+		slices.Sort(got)
+		return got
+	}
+	busy, all := []lifecycle.WaitCause{lifecycle.WaitBusy}, []lifecycle.WaitCause{lifecycle.WaitBusy, lifecycle.WaitBackoff}
+	for _, c := range []struct {
+		name string
+		f    store.WaitingFilter
+		want []lifecycle.BuildID
+	}{
+		{"busy", store.WaitingFilter{Causes: busy, Ready: r.now}, []lifecycle.BuildID{first, last}},
+		{"busy, nothing required", store.WaitingFilter{Causes: busy, Ready: r.now, Requires: map[string]string{}}, []lifecycle.BuildID{last}},
+		{"still backing off", store.WaitingFilter{Causes: all, Ready: r.now, Requires: linux}, []lifecycle.BuildID{first}},
+		{"no longer", store.WaitingFilter{Causes: all, Ready: b.NotBefore, Requires: linux}, []lifecycle.BuildID{first, high}},
+	} {
+		if got := waiting(c.f); !slices.Equal(got, c.want) {
+			r.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+	if spec, err := r.s.Spec(r.ctx, mac); err != nil || string(spec) != `{"steps":[]}` {
+		r.Errorf("spec %q: %v", spec, err)
+	}
+	_, err = r.s.Spec(r.ctx, "nothing")
+	r.want("spec of nothing", err, store.ErrNotFound)
+
+	// Assigned and not yet accepted, it is queued, and not ready.
+	sl.assign(first, 1)
+	if got := get(store.QueueFilter{Requires: []map[string]string{linux}, Ready: r.now, Limit: 1}); !slices.Equal(got, []lifecycle.BuildID{second}) {
+		r.Errorf("ready with one assigned: %v", got)
 	}
 }
 

@@ -146,7 +146,7 @@ func (w *world) losesJournal(sl *slave) {
 
 // dispatch assigns the first of the queue. The slave hears of it with obey.
 func (w *world) dispatch(sl *slave) bool {
-	queue, err := w.s.Queue(w.ctx, 1+w.rnd.IntN(5))
+	queue, err := w.s.Queue(w.ctx, store.QueueFilter{Limit: 1 + w.rnd.IntN(5)})
 	if err != nil {
 		w.Fatal(err)
 	}

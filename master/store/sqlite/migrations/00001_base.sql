@@ -27,6 +27,7 @@ CREATE TABLE builds (
     spec               TEXT     NOT NULL,
     policy             TEXT     NOT NULL,
     priority           INTEGER  NOT NULL,
+    requires           TEXT     NOT NULL, -- of policy; keys are sorted
     reason             TEXT     NOT NULL,
     submitter          TEXT     NOT NULL,
     state              TEXT     NOT NULL,
@@ -48,7 +49,11 @@ CREATE TABLE builds (
     refused_by         TEXT     NOT NULL, -- newest refusal of each slave since then
     settled_us         BIGINT             -- newest time of the attempts that no rule need see any more
 );
-CREATE INDEX builds_queue ON builds (priority DESC, n) WHERE state = 'queued';
+-- The queue, by what builds require of a slave: those that nobody can take cost
+-- nothing to those that somebody can.
+CREATE INDEX builds_queue ON builds (requires, priority DESC, n) WHERE state = 'queued';
+CREATE INDEX builds_waiting ON builds (wait, requires) WHERE state = 'queued';
+CREATE INDEX builds_backoff ON builds (not_before_us) WHERE state = 'queued' AND wait = 'back_off';
 CREATE INDEX builds_by_state ON builds (state, n);
 CREATE INDEX builds_by_name ON builds (name, n);
 

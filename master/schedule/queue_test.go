@@ -1,0 +1,121 @@
+package schedule_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"holdfast/master"
+	"holdfast/master/lifecycle"
+	"holdfast/master/mastertest"
+	"holdfast/master/store"
+	holdfastv1 "holdfast/proto/holdfast/v1"
+	"holdfast/retry"
+)
+
+// countedStore counts what dispatch reads of the queue.
+type countedStore struct {
+	store.Store
+	rows atomic.Int64
+}
+
+func (s *countedStore) Queue(ctx context.Context, f store.QueueFilter) ([]lifecycle.Build, error) {
+	list, err := s.Store.Queue(ctx, f)
+	s.rows.Add(int64(len(list)))
+	return list, err
+}
+
+func (s *countedStore) Waiting(ctx context.Context, f store.WaitingFilter) ([]store.Waiting, error) {
+	list, err := s.Store.Waiting(ctx, f)
+	s.rows.Add(int64(len(list)))
+	return list, err
+}
+
+// fill queues n builds like another in the store itself.
+func fill(r *mastertest.Rig, n int, like string, requires map[string]string) {
+	r.Helper()
+	spec, err := r.Store.Spec(r.Context(), lifecycle.BuildID(like))
+	if err != nil {
+		r.Fatal(err)
+	}
+	var ops []store.Op
+	for i := range n {
+		ops = append(ops, &store.Submit{Now: time.Now(), Build: lifecycle.Build{
+			ID: lifecycle.BuildID(ulid.Make().String()), Name: fmt.Sprint("n", i), Spec: spec,
+			Policy: lifecycle.Policy{Retry: retry.DefaultPolicy(), Requires: requires},
+		}})
+	}
+	if err := r.Store.Commit(r.Context(), ops...); err != nil {
+		r.Fatal(err)
+	}
+}
+
+// Builds that nobody can take are told so once, and cost those that somebody can
+// take nothing, however many they are and whatever their place (P-dispatch,
+// P-bounded).
+func TestUnservableBuildsCostNothing(t *testing.T) {
+	const many = 3000
+	var counted *countedStore
+	r := mastertest.Start(t, func(c *master.Config) {
+		counted = &countedStore{Store: c.Store}
+		c.Store = counted
+	})
+	waits := func(cause lifecycle.WaitCause) (n int) {
+		if err := r.Store.Views().QueryRow(`SELECT count(*) FROM v1_builds WHERE state = 'queued' AND wait = ?`, string(cause)).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	s := r.NewSlave("a", 2).MustConnect()
+	fill(r, many, r.Submit(1), map[string]string{"pool": "nowhere"})
+	st := s.Run()
+	r.Until("all are told", func() bool { return waits(lifecycle.WaitNoSlave) == many })
+
+	counted.rows.Store(0)
+	ended(st)
+	for range 20 {
+		r.Submit(1)
+		ended(s.Run())
+	}
+	if n := counted.rows.Load(); n > 500 {
+		t.Errorf("%d rows of the queue were read for 20 builds", n)
+	}
+
+	// A slave that matches changes what all of them wait for.
+	b := r.NewSlave("b", 1)
+	b.Hello.Labels = map[string]string{"pool": "nowhere"}
+	b.MustConnect()
+	first := b.Run()
+	r.Until("all wait for the slave", func() bool { return waits(lifecycle.WaitBusy) == many-1 })
+	ended(first)
+	ended(b.Run())
+}
+
+// In a group everybody gets a turn, also behind builds that the only free slave
+// is not asked for again.
+func TestRefusedBuildsHideNobody(t *testing.T) {
+	r := mastertest.Start(t, nil)
+	s := r.NewSlave("a", 1).MustConnect()
+	const refusals = 120 // more than a window
+	for range refusals {
+		r.Submit(1)
+	}
+	last := r.Submit(1)
+	for range refusals {
+		st := s.Take()
+		if st.Build == last {
+			t.Fatal("the last is first")
+		}
+		st.Add(&holdfastv1.Update{Kind: &holdfastv1.Update_Refused{Refused: &holdfastv1.Refused{Cause: string(retry.RefusedBusy)}}})
+		st.SendAll()
+		st.AwaitWant(st.ID, holdfastv1.Want_KIND_FORGET)
+		st.Forget(holdfastv1.AttemptState_ATTEMPT_STATE_REFUSED)
+	}
+	if st := s.Run(); st.Build != last {
+		t.Errorf("build %s runs, not %s", st.Build, last)
+	}
+}

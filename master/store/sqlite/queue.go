@@ -1,0 +1,154 @@
+package sqlite
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"holdfast/master/lifecycle"
+	"holdfast/master/store"
+)
+
+// The queue is read by what builds require of a slave, so that a hundred
+// thousand that nobody can take cost no more than one.
+
+// requirementsQuery leaps from one set to the next along the index.
+const requirementsQuery = `WITH RECURSIVE sets (requires) AS (
+	SELECT (SELECT requires FROM builds INDEXED BY builds_queue WHERE state = 'queued' ORDER BY requires LIMIT 1)
+	UNION ALL
+	SELECT (SELECT b.requires FROM builds b INDEXED BY builds_queue WHERE b.state = 'queued' AND b.requires > sets.requires ORDER BY b.requires LIMIT 1)
+	FROM sets WHERE sets.requires IS NOT NULL)
+	SELECT requires FROM sets WHERE requires IS NOT NULL`
+
+// Requirements returns what queued builds require.
+func (s *Store) Requirements(ctx context.Context) ([]map[string]string, error) {
+	rows, err := s.query(ctx, requirementsQuery)
+	list, err := collect(rows, err, scanRequires)
+	return list, classify(err)
+}
+
+func scanRequires(r row, requires *map[string]string) error { return r.Scan(requirements{requires}) }
+
+// requirements is a column of that kind.
+type requirements struct{ m *map[string]string }
+
+// Scan implements sql.Scanner.
+func (r requirements) Scan(v any) (err error) {
+	if *r.m, err = store.DecodeRequires(fmt.Sprint(v)); err != nil {
+		return fmt.Errorf("%w: %w", store.ErrPoison, err)
+	}
+	return nil
+}
+
+// The statements of Queue, for one set of requirements. Without the hint SQLite
+// sorts all queued builds for each look at the first few.
+const (
+	queueQuery = `SELECT priority, n, ` + buildColumnsWithoutSpec + ` FROM builds INDEXED BY builds_queue
+		WHERE state = 'queued' AND requires = ? ORDER BY priority DESC, n LIMIT ?`
+	readyQuery = `SELECT priority, n, ` + buildColumnsWithoutSpec + ` FROM builds INDEXED BY builds_queue
+		WHERE state = 'queued' AND requires = ? AND wait <> 'accept' AND (not_before_us IS NULL OR not_before_us <= ?)
+		ORDER BY priority DESC, n LIMIT ?`
+)
+
+// queued is a build with its place.
+type queued struct {
+	priority, n int64
+	build       lifecycle.Build
+}
+
+// placeRow scans two columns into place and leaves the rest to another.
+type placeRow struct {
+	row
+	place []any
+}
+
+func (p placeRow) Scan(into ...any) error { return p.row.Scan(append(p.place, into...)...) }
+
+// Queue returns the first queued builds.
+func (s *Store) Queue(ctx context.Context, f store.QueueFilter) ([]lifecycle.Build, error) {
+	sets := f.Requires
+	if sets == nil {
+		var err error
+		if sets, err = s.Requirements(ctx); err != nil {
+			return nil, err
+		}
+	}
+	var all []queued
+	for _, requires := range sets {
+		query, args := queueQuery, []any{store.EncodeRequires(requires), f.Limit}
+		if !f.Ready.IsZero() {
+			query, args = readyQuery, []any{store.EncodeRequires(requires), f.Ready.UnixMicro(), f.Limit}
+		}
+		rows, err := s.query(ctx, query, args...)
+		builds, err := collect(rows, err, func(r row, q *queued) error {
+			return scanBuild(placeRow{r, []any{&q.priority, &q.n}}, &q.build)
+		})
+		if err != nil {
+			return nil, classify(err)
+		}
+		all = append(all, builds...)
+	}
+	slices.SortFunc(all, func(a, b queued) int {
+		return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(a.n, b.n))
+	})
+	if f.Requires == nil {
+		all = all[:min(len(all), f.Limit)]
+	}
+	list := make([]lifecycle.Build, len(all))
+	for i := range all {
+		list[i] = all[i].build
+	}
+	return list, nil
+}
+
+// The statements of Waiting. Builds that back off are found by when that ends.
+const (
+	waitingQuery = `SELECT id, requires FROM builds INDEXED BY builds_waiting
+		WHERE state = 'queued' AND wait IN (SELECT value FROM json_each(?))
+		AND (not_before_us IS NULL OR not_before_us <= ?) LIMIT ?`
+	waitingOfQuery = `SELECT id, requires FROM builds INDEXED BY builds_waiting
+		WHERE state = 'queued' AND wait IN (SELECT value FROM json_each(?)) AND requires = ?
+		AND (not_before_us IS NULL OR not_before_us <= ?) LIMIT ?`
+	backedOffQuery = `SELECT id, requires FROM builds INDEXED BY builds_backoff
+		WHERE state = 'queued' AND wait = 'back_off' AND not_before_us <= ? AND (? IS NULL OR requires = ?) LIMIT ?`
+	nextReadyQuery = `SELECT min(not_before_us) FROM builds INDEXED BY builds_backoff
+		WHERE state = 'queued' AND wait = 'back_off' AND not_before_us > ?`
+)
+
+// Waiting returns queued builds by what they wait for.
+func (s *Store) Waiting(ctx context.Context, f store.WaitingFilter) ([]store.Waiting, error) {
+	ready := f.Ready.UnixMicro()
+	scan := func(r row, w *store.Waiting) error { return r.Scan(&w.ID, requirements{&w.Requires}) }
+	causes := text(slices.DeleteFunc(slices.Clone(f.Causes), func(c lifecycle.WaitCause) bool { return c == lifecycle.WaitBackoff }))
+	query, args := waitingQuery, []any{causes, ready, f.Limit}
+	var only any
+	if f.Requires != nil {
+		only = store.EncodeRequires(f.Requires)
+		query, args = waitingOfQuery, []any{causes, only, ready, f.Limit}
+	}
+	rows, err := s.query(ctx, query, args...)
+	list, err := collect(rows, err, scan)
+	if err == nil && slices.Contains(f.Causes, lifecycle.WaitBackoff) && len(list) < f.Limit {
+		var more []store.Waiting
+		rows, err = s.query(ctx, backedOffQuery, ready, only, only, f.Limit-len(list))
+		more, err = collect(rows, err, scan)
+		list = append(list, more...)
+	}
+	return list, classify(err)
+}
+
+// NextReady returns when the next back-off ends.
+func (s *Store) NextReady(ctx context.Context, after time.Time) (next time.Time, err error) {
+	err = s.reader.QueryRowContext(ctx, nextReadyQuery, after.UnixMicro()).Scan(us{&next})
+	return next, classify(err)
+}
+
+// Spec returns the spec of a build.
+func (s *Store) Spec(ctx context.Context, id lifecycle.BuildID) (spec []byte, err error) {
+	if err = s.reader.QueryRowContext(ctx, `SELECT spec FROM builds WHERE id = ?`, string(id)).Scan(&spec); err != nil {
+		return nil, fmt.Errorf("build %s: %w", id, notFound(err))
+	}
+	return spec, nil
+}
