@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -13,6 +14,7 @@ import (
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/mastertest"
+	"holdfast/master/store"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/proto/rpcerr"
 )
@@ -234,18 +236,24 @@ func TestListBuilds(t *testing.T) {
 func TestListBuildsPagesEarly(t *testing.T) {
 	t.Parallel()
 	r := mastertest.Start(t, nil)
-	const builds = 600
-	reason := strings.Repeat("r", 4096)
-	want := make([]string, builds)
-	for i := range builds {
-		want[builds-1-i] = r.Submit(1, func(b *holdfastv1.BuildSpec) {
-			b.Reason = reason
-			if i%100 == 0 {
-				b.Steps[0].Run = strings.Repeat("x", 120<<10)
+	const builds = 520 // of 4 KiB
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			for range builds / 20 {
+				r.Submit(1, func(b *holdfastv1.BuildSpec) { b.Reason = strings.Repeat("r", 4096) })
 			}
 		})
 	}
-	var got []string
+	all.Wait()
+	var want, got []string
+	stored, err := r.Store.Builds(t.Context(), store.BuildFilter{Limit: 1000})
+	if err != nil || len(stored) != builds {
+		t.Fatalf("%d builds, %v", len(stored), err)
+	}
+	for i := range stored {
+		want = append(want, string(stored[i].ID))
+	}
 	pages := 0
 	for before := ""; ; pages++ {
 		resp, err := r.Control.ListBuilds(t.Context(), &holdfastv1.ListBuildsRequest{Limit: 1000, BeforeId: before})

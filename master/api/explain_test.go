@@ -46,7 +46,7 @@ func TestExplain(t *testing.T) {
 			r.Submit(1)
 			s.Run()
 			return r.Submit(1, needs("a"))
-		}, []string{"every slave that matches (pool=a) is busy", "It has waited for this for 1m0s"}, nil},
+		}, []string{"every slave that matches (pool=a) is busy", "It has waited for this for 10s"}, nil},
 		{"none takes builds", func(r *mastertest.Rig) string {
 			s := r.NewSlave("b1", 1).MustConnect()
 			s.Say(&holdfastv1.SlaveStatus{WhyNot: "short of disk"})
@@ -67,7 +67,7 @@ func TestExplain(t *testing.T) {
 			st.SendAll()
 			st.AwaitAck(2)
 			return build
-		}, []string{"running on b1 as attempt 1, accepted 1m0s ago; step 1 (step-a) of 2 is running", "given up after 1h0m0s"}, []string{"Transient"}},
+		}, []string{"running on b1 as attempt 1, accepted 10s ago; step 1 (step-a) of 2 is running", "given up after 1h0m0s"}, []string{"Transient"}},
 		{"back-off after a retry", func(r *mastertest.Rig) string {
 			s := r.NewSlave("b1", 1).MustConnect()
 			build := r.Submit(1, func(b *holdfastv1.BuildSpec) {
@@ -120,7 +120,7 @@ func TestExplain(t *testing.T) {
 			bubble(t, func(t *testing.T, r *mastertest.Rig) {
 				build := tt.make(r)
 				synctest.Wait()
-				time.Sleep(time.Minute) // the dispatcher has looked
+				time.Sleep(10 * time.Second) // the dispatcher has looked
 				text := explain(r, build)
 				for _, w := range tt.want {
 					if !strings.Contains(text, w) {

@@ -408,7 +408,7 @@ func TestStepBomb(t *testing.T) {
 // Streams that nobody reads cost bounded memory each and hold up nobody else;
 // those above the limit are refused. Not parallel: it looks at the heap.
 func TestWatchersThatNeverRead(t *testing.T) {
-	watchers, limit := 200, 200
+	watchers, limit := 100, 100
 	if os.Getenv("HOLDFAST_SLOW") != "" {
 		watchers, limit = 10_000, 5000
 	}
@@ -458,7 +458,7 @@ func TestSlowReadersOfALog(t *testing.T) {
 	st := s.Run()
 	st.Start(0)
 	st.SendAll()
-	const readers, chunks = 30, 32
+	const readers, chunks = 20, 24
 	client := d.dial(t)
 	var streams []grpc.ServerStreamingClient[holdfastv1.ReadLogResponse]
 	var all strings.Builder

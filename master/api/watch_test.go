@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -100,7 +101,7 @@ func TestWatchFollowsAndResumes(t *testing.T) {
 	t.Parallel()
 	r := mastertest.Start(t, nil)
 	r.Submit(1)
-	ctx := r.Context()
+	ctx := t.Context()
 	stream, err := r.Control.Watch(ctx, &holdfastv1.WatchRequest{FromNow: true})
 	if err != nil {
 		t.Fatal(err)
@@ -108,24 +109,26 @@ func TestWatchFollowsAndResumes(t *testing.T) {
 	if m, err := stream.Recv(); err != nil || m.GetOpened().GetNewest() != 1 {
 		t.Fatalf("opened: %v, %v", m, err)
 	}
-	const more = 200 // several pages
-	go func() {
+	const more = 150 // several pages
+	var submitting sync.WaitGroup
+	defer submitting.Wait()
+	submitting.Go(func() {
 		for range more {
 			r.Submit(1)
 		}
-	}()
-	for want := uint64(2); want <= 100; want++ {
+	})
+	for want := uint64(2); want <= 80; want++ {
 		m, err := stream.Recv()
 		if err != nil || m.GetEvent().GetN() != want {
 			t.Fatalf("%v, %v, want event %d", m, err, want)
 		}
 	}
-	_, events, err := watch(ctx, r.Control, &holdfastv1.WatchRequest{Since: 100}, more-99)
+	_, events, err := watch(ctx, r.Control, &holdfastv1.WatchRequest{Since: 80}, more-79)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, e := range events {
-		if e.GetN() != uint64(101+i) {
+		if e.GetN() != uint64(81+i) {
 			t.Fatalf("event %d is number %d after the reconnect", i, e.GetN())
 		}
 	}
