@@ -194,16 +194,16 @@ func (m *Master) Run(ctx context.Context) error {
 
 // closeListeners closes what Run was given, whether it came to serve or not.
 func (m *Master) closeListeners() {
-	m.cfg.Listener.Close() //nolint:errcheck // it may be closed already
+	m.cfg.Listener.Close() // it may be closed already
 	if m.cfg.HTTP != nil {
-		m.cfg.HTTP.Close() //nolint:errcheck // it may be closed already
+		m.cfg.HTTP.Close() // it may be closed already
 	}
 }
 
 func (m *Master) serveGRPC(ctx context.Context) error {
 	err := m.grpc.Serve(m.cfg.Listener)
 	if err == nil || ctx.Err() != nil || errors.Is(err, grpc.ErrServerStopped) {
-		return nil
+		return nil //nolint:nilerr // it was asked to stop, and this is how Serve says so
 	}
 	return fmt.Errorf("serve gRPC: %w", err)
 }
@@ -268,7 +268,9 @@ func (m *Master) serveHTTP(ctx context.Context) error {
 	if err != nil {
 		err = server.Close()
 	}
-	<-failed // Serve has returned
+	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
 	return err
 }
 

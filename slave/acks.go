@@ -111,7 +111,7 @@ func (v *voyage) chainAt(j *journal.Journal, seq uint64) (crc uint32, known bool
 
 func (s *session) ignore(what string, args ...any) {
 	s.a.metrics.acksIgnored.Inc()
-	s.a.log.Warn("ignored: "+what, append(args, "session", s.epoch)...)
+	s.a.log.Warn("message ignored", append([]any{"what", what, "session", s.epoch}, args...)...)
 }
 
 // outstandingLocked reports whether anything un-ACKed is in flight.

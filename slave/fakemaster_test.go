@@ -3,6 +3,7 @@ package slave
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -133,7 +134,7 @@ func (l *fakeLink) Connect(stream grpc.BidiStreamingServer[holdfastv1.ConnectReq
 	}()
 	select {
 	case err := <-in:
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		return err

@@ -259,13 +259,11 @@ func (l *link) attend(ctx context.Context, s *session) (next *session, err error
 		case r := <-dialled:
 			dialled = nil
 			if r.err == nil {
-				s.end(errReplaced)
-				<-ended
+				l.end(s, errReplaced, ended)
 				return r.s, errReplaced
 			}
 			if isFatal(r.err) {
-				s.end(r.err)
-				<-ended
+				l.end(s, r.err, ended)
 				return nil, r.err
 			}
 			l.log.Debug("second dial failed", "err", r.err)
@@ -273,6 +271,14 @@ func (l *link) attend(ctx context.Context, s *session) (next *session, err error
 			l.takeDeferred(ctx, s)
 			l.stallAfter = s.lessHasty()
 		}
+	}
+}
+
+// end ends a session and waits until it is over.
+func (l *link) end(s *session, why error, ended <-chan error) {
+	s.end(why)
+	if err := <-ended; err != nil {
+		l.log.Debug("session over", "err", err)
 	}
 }
 

@@ -106,7 +106,7 @@ func (a *Agent) sweepWork(known map[string]bool) {
 	a.spawn(func(ctx context.Context) error {
 		for _, name := range unneeded {
 			if ctx.Err() != nil {
-				return nil // the next agent goes on
+				return nil //nolint:nilerr // the next agent goes on
 			}
 			if err := removeTree(filepath.Join(root, name)); err != nil {
 				a.log.Warn("cannot remove the workspace of a forgotten attempt", "attempt", name, "err", err)

@@ -187,7 +187,7 @@ func (s *session) mute(t *attempt, why string) {
 	v.muted, v.told = true, true
 	s.mu.Unlock()
 	if !told {
-		t.log.Warn(why, "store", s.storeID, "gave", t.meta.Store)
+		t.log.Warn("attempt held back", "why", why, "store", s.storeID, "gave", t.meta.Store)
 	}
 }
 

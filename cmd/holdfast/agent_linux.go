@@ -57,7 +57,7 @@ func (r *runningAgent) signal(ctx context.Context, s os.Signal) bool {
 		if r.kill {
 			next = "kills them"
 		}
-		r.log.Info("stopping: takes nothing new and waits for what runs; once more: "+next, "signal", s.String())
+		r.log.Info("stopping: takes nothing new and waits for what runs", "signal", s.String(), "once_more", next)
 		r.agent.Drain()
 	case r.phase == 2 && r.kill:
 		r.log.Warn("stopping: kills what runs; once more: ends at once", "signal", s.String())

@@ -74,7 +74,7 @@ func TestReport(t *testing.T) {
 	}{
 		{nil, ""},
 		{&resultError{"failed"}, ""},
-		{errors.New("a\nb\n"), "holdfast: a; b\n"},
+		{errors.Join(errors.New("a"), errors.New("b")), "holdfast: a; b\n"},
 		{&usageError{err: errors.New("no id"), use: "holdfast show ID"}, "holdfast: no id\nUsage: holdfast show ID\n"},
 	} {
 		var b strings.Builder

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -99,7 +100,7 @@ func (o *masterOptions) run(ctx context.Context) error {
 		case err := <-ready:
 			if err != nil && ctx.Err() == nil {
 				cancel()
-				<-ended
+				err = errors.Join(err, <-ended)
 				parts.close()
 				return err
 			}

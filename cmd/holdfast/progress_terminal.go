@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -200,7 +201,7 @@ type screen struct {
 
 // Write implements io.Writer.
 func (s *screen) Write(data []byte) (int, error) {
-	whole := append(s.partial, data...)
+	whole := slices.Concat(s.partial, data)
 	i := bytes.LastIndexByte(whole, '\n') + 1
 	above, rest := whole[:i], whole[i:]
 	if len(rest) > maxPartial {

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"io"
 	"strings"
 	"unicode/utf8"
@@ -60,8 +61,7 @@ func (t *table) print(out io.Writer) error {
 				line.WriteString(cell + pad)
 			}
 		}
-		w.WriteString(strings.TrimRight(line.String(), " "))
-		w.WriteByte('\n')
+		fmt.Fprintln(w, strings.TrimRight(line.String(), " "))
 	}
 	return w.Flush()
 }

@@ -103,8 +103,8 @@ func (s *session) failed(ctx context.Context, err error, frame *frameError) {
 		s.end(frame.because(rpcerr.Diverged, "%v", err).refusal())
 	case errors.Is(err, store.ErrBadFrame), errors.Is(err, store.ErrPoison),
 		errors.Is(err, store.ErrNotFound) && frame.step != "": // it may be the step that is unknown
-		frame.because(rpcerr.BadFrame, "%v", err)
-		s.server.work.Go(func() { s.end(s.refuseFrame(ctx, frame)) })
+		bad := frame.because(rpcerr.BadFrame, "%v", err)
+		s.server.work.Go(func() { s.end(s.refuseFrame(ctx, bad)) })
 	case errors.Is(err, store.ErrFenced):
 		s.server.work.Go(func() { s.end(s.fenced(ctx, err)) })
 	default:

@@ -43,7 +43,7 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if req, ok := v.(*holdfastv1.ConnectRequest); ok && err != nil {
 		req.Reset()
 		req.ProtoReflect().SetUnknown(notDecoded)
-		return nil
+		return nil //nolint:nilerr // the receiver finds the mark and refuses
 	}
 	return err
 }

@@ -121,7 +121,7 @@ func (r *Rig) Ended() error {
 	r.cancel()
 	r.cancel = nil
 	for _, c := range r.conns {
-		c.Close() //nolint:errcheck // nothing to be done about it
+		c.Close() // nothing to be done about it
 	}
 	r.conns = nil
 	if cerr := r.Store.Close(); cerr != nil {

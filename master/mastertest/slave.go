@@ -202,7 +202,7 @@ func (s *Slave) End() error {
 func (s *Slave) Cut() {
 	s.cut()
 	if s.conn != nil {
-		s.conn.Close() //nolint:errcheck // it is cut
+		s.conn.Close() // it is cut
 		s.conn = nil
 	}
 }

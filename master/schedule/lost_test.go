@@ -136,7 +136,7 @@ func TestOutageRestartsTheWatch(t *testing.T) {
 		if err := r.Store.Ready(ctx); err != nil {
 			t.Fatal(err) // the store itself has noticed nothing
 		}
-		r.Control.CancelBuild(ctx, &holdfastv1.CancelBuildRequest{BuildId: r.NewSlave("x", 0).Hello.GetInstanceId()}) //nolint:errcheck // it fails
+		r.Control.CancelBuild(ctx, &holdfastv1.CancelBuildRequest{BuildId: r.NewSlave("x", 0).Hello.GetInstanceId()}) // it fails
 		time.Sleep(20 * time.Minute)
 		if a := r.Record(build).Attempts[0]; a.State != lifecycle.AttemptRunning {
 			t.Fatalf("attempt %s during the outage", a.State)

@@ -187,7 +187,7 @@ func (w *Watch) passed(now time.Time) time.Duration {
 func (w *Watch) restart(why string, args ...any) {
 	if len(w.watched) > 0 {
 		w.metrics.restarts.Inc()
-		w.cfg.Logger.Warn("lost watch restarts: "+why, args...)
+		w.cfg.Logger.Warn("lost watch restarts", append([]any{"why", why}, args...)...)
 	}
 	clear(w.watched)
 }

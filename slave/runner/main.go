@@ -188,7 +188,7 @@ func (r *runner) insist(what string, f func() error) error {
 			return err
 		}
 		if !told {
-			r.log.Warn(what+": the disk is full; waiting", "err", err)
+			r.log.Warn("the disk is full; waiting", "what", what, "err", err)
 			told = true
 		}
 		select {

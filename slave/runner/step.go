@@ -105,8 +105,8 @@ func (r *runner) execute(number int, log *spool.Writer, clock *clock) (Exit, err
 		if readers[i], writers[i], err = os.Pipe(); err != nil {
 			return Exit{State: StateFailed, Cause: retry.CouldNotStart, Detail: err.Error()}, nil
 		}
-		defer readers[i].Close()
-		defer writers[i].Close()
+		defer readers[i].Close() //nolint:gocritic // two, and needed until the step has started
+		defer writers[i].Close() //nolint:gocritic // likewise
 	}
 	pid, err := r.fork(number, writers)
 	for _, w := range writers {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -187,6 +188,13 @@ func peakRSS(pid int) int64 {
 	return 0
 }
 
+// loopback is an address to listen on, on a host of its own: whoever comes back
+// to its port must find it free, and at 127.0.0.1 any connection that somebody
+// makes meanwhile may have taken it.
+func loopback() string {
+	return fmt.Sprintf("127.%d.%d.%d:0", 2+rand.IntN(250), rand.IntN(256), 1+rand.IntN(254))
+}
+
 // farm is a master, and slaves that reach it through a proxy.
 type farm struct {
 	t      testing.TB
@@ -207,7 +215,7 @@ func newFarm(t testing.TB, masterArgs ...string) *farm {
 	// Slaves learn the masters' addresses from Welcome and dial those, too: no
 	// way but the proxy may be told.
 	args := append([]string{"master", "--data", filepath.Join(f.dir, "master"), "--advertise", f.link.addr,
-		"--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--addr-file", addrFile}, masterArgs...)
+		"--listen", loopback(), "--http", loopback(), "--addr-file", addrFile}, masterArgs...)
 	f.master = startDaemon(t, "master", args...)
 	f.readAddr(addrFile)
 	// From now on the same addresses: slaves must find it again.

@@ -30,7 +30,7 @@ func newProxy(t testing.TB) *proxy {
 	t.Helper()
 	p := &proxy{t: t, conns: make(map[net.Conn]bool), silent: make(chan struct{})}
 	close(p.silent)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", loopback())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	s := &Store{cfg: cfg, lock: lock, stmts: map[string]*sql.Stmt{}, readStmts: map[string]*sql.Stmt{}}
 	defer func() {
 		if err != nil {
-			s.closeAll()
+			err = errors.Join(err, s.closeAll())
 		}
 	}()
 

@@ -17,7 +17,7 @@ func (s *Store) snapshot(ctx context.Context, read func(querier) error) error {
 	if err != nil {
 		return classify(err)
 	}
-	defer btx.Rollback() //nolint:errcheck // nothing was written
+	defer btx.Rollback() // nothing was written
 	return classify(read(snapshotTx{s, btx}))
 }
 

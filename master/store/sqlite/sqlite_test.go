@@ -49,14 +49,14 @@ func TestClassOf(t *testing.T) {
 		sqlite3.SQLITE_MISUSE:                store.ErrFatal,
 		sqlite3.SQLITE_ERROR:                 store.ErrFatal,
 	} {
-		if got := classOf(code); got != want {
+		if got := classOf(code); !errors.Is(got, want) {
 			t.Errorf("code %d: %v, want %v", code, got, want)
 		}
 	}
 	if err := classify(sql.ErrConnDone); !errors.Is(err, store.ErrFatal) {
 		t.Errorf("%v", err)
 	}
-	if err := classify(context.Canceled); err != context.Canceled {
+	if err := classify(context.Canceled); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 }
