@@ -59,7 +59,8 @@ type Config struct {
 	// Default nil: verify within this process, by a reader that uses no mmap and checks each page before it follows it.
 	VerifyChild func(ctx context.Context, path string) error
 
-	// VerifyTimeout bounds the verification; a file that takes longer counts as damaged. Default 2 min.
+	// VerifyTimeout bounds the verification, with a second more for each MiB; a file that takes longer counts as
+	// damaged. Default 2 min.
 	VerifyTimeout time.Duration
 
 	// OnCommit, when set, is called by the writer after each transaction, for histograms. It must not block and

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -138,7 +139,7 @@ func TestJournalCorruptChild(t *testing.T) {
 	bad := bytes.Clone(file)
 	clear(bad[2*4096 : usedBytes(t, file)])
 	for _, c := range []struct {
-		name, child string
+		name, child string // child beginning with kill: what a shell does instead
 		file        []byte
 		timeout     time.Duration
 		aside       bool
@@ -146,7 +147,11 @@ func TestJournalCorruptChild(t *testing.T) {
 		{"intact", "verify", file, 0, false},
 		{"damaged", "verify", bad, 0, true},
 		{"child-hangs", "hang", file, 300 * time.Millisecond, true},
-		{"child-panics", "crash", file, 0, false}, // exit code 2: not a verdict; verified here instead
+		{"child-panics", "crash", file, 0, false},          // exit code 2: not a verdict; verified here instead
+		{"child-stopped", "kill -TERM $$", file, 0, false}, // by a service manager, with the whole group
+		{"child-killed", "kill -KILL $$", file, 0, false},  // for want of memory
+		{"child-killed-damaged", "kill -KILL $$", bad, 0, true},
+		{"child-faults", "kill -SEGV $$", file, 0, true},
 		{"no-child", "", file, 0, false},
 		{"no-child-damaged", "", bad, 0, true},
 	} {
@@ -154,6 +159,9 @@ func TestJournalCorruptChild(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "journal.db")
 			writeFile(t, path, c.file)
 			verify := journal.VerifyCommand("env", envChild+"="+c.child, self)
+			if strings.HasPrefix(c.child, "kill") {
+				verify = journal.VerifyCommand("sh", "-c", c.child)
+			}
 			if c.child == "" {
 				verify = journal.VerifyCommand("/no/such/binary")
 			}

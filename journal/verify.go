@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -101,7 +102,11 @@ func checkVersion(ctx context.Context, path string) error {
 
 // verifyForOpen verifies in a child if there is one, and says ErrCorrupt for whatever a file can do to its reader.
 func verifyForOpen(ctx context.Context, cfg Config) error {
-	limited, cancel := context.WithTimeoutCause(ctx, cfg.VerifyTimeout, errVerifyTimeout)
+	limit := cfg.VerifyTimeout
+	if info, err := os.Stat(cfg.Path); err == nil {
+		limit += time.Duration(info.Size()/verifyRate) * time.Second
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, limit, errVerifyTimeout)
 	defer cancel()
 	err := ErrNotVerified
 	if cfg.VerifyChild != nil {
@@ -136,15 +141,21 @@ func childVerdict(err error) error {
 	return &CorruptError{Where: "verify in child", Err: err}
 }
 
+// verifyRate is the bytes a second that a slow and busy disk is granted beyond VerifyTimeout: a file must not count as
+// damaged for being large.
+const verifyRate = 1 << 20
+
 var errVerifyTimeout = errors.New("verification took too long")
 
 // VerifyCommand returns a Config.VerifyChild that runs the command with the file's path as last argument. The command
-// calls Verify and exits 0 if the file is intact, with ExitCorrupt and a reason on stderr if it is not. Death by a signal
-// and running into the deadline count as damage too; a command that does not start, or exits otherwise, as not verified.
+// calls Verify and exits 0 if the file is intact, with ExitCorrupt and a reason on stderr if it is not. A fault and
+// running into the deadline count as damage too; a command that does not start, that somebody kills or that exits
+// otherwise, as not verified. It has a session of its own: Ctrl-C is meant for us, not for it.
 func VerifyCommand(name string, args ...string) func(ctx context.Context, path string) error {
 	return func(ctx context.Context, path string) error {
 		cmd := exec.CommandContext(ctx, name, append(args[:len(args):len(args)], path)...)
 		cmd.WaitDelay = time.Second
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		var stderr strings.Builder
 		cmd.Stderr = &stderr
 		err := cmd.Run()
@@ -160,9 +171,24 @@ func VerifyCommand(name string, args ...string) func(ctx context.Context, path s
 			return fmt.Errorf("%w: %w", ErrNotVerified, err)
 		case exit.ExitCode() == ExitCorrupt:
 			return corruptf("verify in child", "%s", strings.TrimSpace(stderr.String()))
-		case exit.ExitCode() == -1:
+		case isFault(exit):
 			return &CorruptError{Where: "verify in child", Err: err}
 		}
 		return fmt.Errorf("%w: %w: %s", ErrNotVerified, err, strings.TrimSpace(stderr.String()))
+	}
+}
+
+// isFault tells a reader that the file made fault from one that somebody stopped: an operator, a service manager that
+// signals the whole group, a kernel short of memory. None of these has seen damage.
+func isFault(exit *exec.ExitError) bool {
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	if !ok || !status.Signaled() {
+		return false
+	}
+	switch status.Signal() {
+	case syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGILL, syscall.SIGFPE, syscall.SIGABRT:
+		return true
+	default:
+		return false
 	}
 }

@@ -28,8 +28,9 @@ type attempt struct {
 	dir  string
 	log  *slog.Logger
 	wake chan struct{} // one slot: something changed, look again
-	// judged is closed by run once it has looked for the first time.
-	judged chan struct{}
+	// judged is closed once the first look has come to a verdict, or to nothing.
+	judged    chan struct{}
+	judgeOnce sync.Once
 
 	// reportMu lets one report at a time go to the journal.
 	reportMu sync.Mutex
@@ -93,10 +94,9 @@ func (a *Agent) newAttempt(meta attemptMeta, rep report) *attempt {
 // run carries the attempt through. It returns nil when the attempt is
 // forgotten or ctx ends, an error only if the agent cannot go on.
 func (t *attempt) run(ctx context.Context) error {
-	judged := sync.OnceFunc(func() { close(t.judged) })
 	for {
 		again, err := t.step(ctx)
-		judged()
+		t.judge()
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -127,6 +127,9 @@ func (t *attempt) run(ctx context.Context) error {
 		}
 	}
 }
+
+// judge lets the first Hello go as far as this attempt is concerned.
+func (t *attempt) judge() { t.judgeOnce.Do(func() { close(t.judged) }) }
 
 // step does all that can be done now and says when to look again even if
 // nothing happens; 0: never. Negative: something failed; the same is tried

@@ -45,7 +45,9 @@ func (t *attempt) keepEvidence(purpose string) (string, error) {
 	dir := filepath.Join(t.a.cfg.Dir, "refused")
 	path := filepath.Join(dir, fmt.Sprintf("%s-%s-%d.bin", t.meta.Attempt, purpose, entries[0].First))
 	if info, err := os.Stat(path); err == nil && info.Size() == int64(len(b)) {
-		return path, nil
+		// Its name may be only in the page cache: whoever renamed it may have died
+		// before the sync (P-sync).
+		return path, syncDir(dir, t.a.cfg.NoSync)
 	}
 	if err := makeDirDurably(dir, t.a.cfg.NoSync); err != nil {
 		return "", err

@@ -53,7 +53,7 @@ func (s *session) nextLog() (*holdfastv1.ConnectRequest, error) {
 		s.logTurn = (s.logTurn + 1) % len(order)
 		s.mu.Lock()
 		f := s.voyages[order[s.logTurn]]
-		quiet := f == nil || f.muted || f.silent
+		quiet := f == nil || f.muted || f.silent || f.foreign
 		s.mu.Unlock()
 		if quiet {
 			continue

@@ -78,15 +78,27 @@ func (a *Agent) resume(ctx context.Context) error {
 	// All at once, and each has a first look before the first Hello, which then
 	// says what is so, not what was when the last agent died (P-readopt). What a
 	// look cannot settle now it settles later.
+	began := time.Now()
+	tell := time.NewTicker(judgeTell)
+	defer tell.Stop()
 	for _, t := range found {
-		select {
-		case <-t.judged:
-		case <-ctx.Done():
-			return nil
+		for judged := false; !judged; {
+			select {
+			case <-t.judged:
+				judged = true
+			case <-tell.C:
+				t.log.Warn("still looking at what the last agent left, before any master is dialled", "for", time.Since(began).Round(time.Second))
+			case <-ctx.Done():
+				return nil
+			}
 		}
 	}
 	return nil
 }
+
+// judgeTell is how often people are told that a start takes long: processes that
+// do not die, or a disk that does not answer.
+const judgeTell = 10 * time.Second
 
 // sweepWork removes the workspaces of attempts that are not held any more:
 // their removal failed, and with the attempt went the last who would try again.

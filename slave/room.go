@@ -63,6 +63,11 @@ func (s *session) keepUnanswered(w *holdfastv1.Want) {
 
 // answerKept tries again what could not be answered.
 func (l *link) answerKept(ctx context.Context, s *session) {
+	l.obeyMu.Lock()
+	defer l.obeyMu.Unlock()
+	if s.over() {
+		return // the newer session is asked again
+	}
 	s.mu.Lock()
 	kept := s.unanswered
 	s.unanswered = nil

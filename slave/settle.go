@@ -22,6 +22,7 @@ func (t *attempt) settle(ctx context.Context, forget *forgetOrder) (time.Duratio
 			return holdOff, nil
 		}
 	}
+	t.judge() // a tree may be large, and what is known can be told meanwhile
 	if !t.swept {
 		// If we crash before it is gone, the next agent removes it.
 		if err := removeWorkspace(t.a.cfg.Dir, &t.meta); err != nil {
