@@ -83,6 +83,11 @@ func (a *Attempt) Step(id StepID) *Step {
 // something may have been started (P-accept).
 func (a *Attempt) Accepted() bool { return !a.Started.IsZero() }
 
+// NeverTaken reports whether the slave has said that it did not take the attempt.
+func (a *Attempt) NeverTaken() bool {
+	return a.Reported && (a.State == AttemptRefused || a.Outcome == AttemptRefused)
+}
+
 // Settled reports whether an attempt started nothing, cost nothing, and nothing
 // more will be heard of it.
 func (a *Attempt) Settled() bool { return a.Released && !a.Accepted() && !a.SetAside }

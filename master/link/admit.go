@@ -105,7 +105,7 @@ func (s *Server) leave(ctx context.Context, session *session, err error) {
 // blame counts the end of a session that a message of its slave has caused.
 func (s *Server) blame(session *session, err error) {
 	s.metrics.countRefusal(err)
-	s.unread.note(session.slave.Instance, startOf(session.slave.Incarnation, session.startID), err)
+	s.unread.note(time.Now(), session.slave.Instance, startOf(session.slave.Incarnation, session.startID), err)
 }
 
 // disconnect notes a slave as away, if the session is still its newest. It has

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
@@ -22,8 +23,11 @@ import (
 
 const (
 	// unreadLimit is how many sessions of one agent may end by such a message
-	// before its Hello is refused.
+	// within unreadWindow before its Hello is refused.
 	unreadLimit = 8
+	// unreadWindow tells a loop from accidents that are weeks apart. An agent that
+	// loops comes back within a minute.
+	unreadWindow = time.Hour
 	// unreadAgents bounds the agents that are remembered. Each of them has been
 	// admitted, so that the store knows as many.
 	unreadAgents = 10_000
@@ -85,9 +89,9 @@ type unread struct {
 }
 
 type unreadCount struct {
-	start string // of the agent
-	n     int
-	why   string // of the last one
+	start string      // of the agent
+	at    []time.Time // of the last ones, at most unreadLimit; those in the past do not count
+	why   string      // of the last one
 }
 
 // startOf names one start of an agent. One that tells no start id is known by
@@ -96,8 +100,11 @@ func startOf(incarnation uint64, startID string) string {
 	return fmt.Sprintf("%d/%s", incarnation, startID)
 }
 
+// full reports whether the agent is refused: from here on, whatever the time.
+func (c *unreadCount) full() bool { return len(c.at) >= unreadLimit }
+
 // note counts the end of a session if such a message was the reason.
-func (u *unread) note(id lifecycle.InstanceID, start string, err error) {
+func (u *unread) note(now time.Time, id lifecycle.InstanceID, start string, err error) {
 	refused, ok := rpcerr.From(err)
 	if !ok || refused.Meta["attempt"] != "" || !rpcerr.Is(err, rpcerr.BadFrame, rpcerr.TooLarge) {
 		return
@@ -108,7 +115,16 @@ func (u *unread) note(id lifecycle.InstanceID, start string, err error) {
 	if count.start != start {
 		count = unreadCount{start: start}
 	}
-	count.n++
+	if count.full() {
+		return
+	}
+	var at []time.Time // the old one is not shared
+	for _, t := range count.at {
+		if now.Sub(t) < unreadWindow {
+			at = append(at, t)
+		}
+	}
+	count.at = append(at, now)
 	count.why = refused.Message
 	if u.agents == nil {
 		u.agents = make(map[lifecycle.InstanceID]unreadCount)
@@ -128,10 +144,10 @@ func (u *unread) refuse(h *holdfastv1.Hello) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	count := u.agents[lifecycle.InstanceID(h.GetInstanceId())]
-	if count.n < unreadLimit || count.start != startOf(h.GetIncarnation(), h.GetStartId()) {
+	if !count.full() || count.start != startOf(h.GetIncarnation(), h.GetStartId()) {
 		return nil
 	}
 	return rpcerr.New(rpcerr.BadHello,
-		"Hello refused: %d sessions of this agent ended by a message that belongs to no attempt (the last: %s); restart the agent, with another version if it happens again",
-		count.n, count.why)
+		"Hello refused: %d sessions of this agent ended within %v by a message that belongs to no attempt (the last: %s); restart the agent, with another version if it happens again",
+		len(count.at), unreadWindow, count.why)
 }

@@ -32,9 +32,23 @@ func ended(st *mastertest.Stream) {
 	st.Forget(holdfastv1.AttemptState_ATTEMPT_STATE_SUCCEEDED)
 }
 
+// untilBuild waits for longer than mastertest has patience for.
+func untilBuild(r *mastertest.Rig, build, what string, ok func(*lifecycle.Record) bool) {
+	r.Helper()
+	for began := time.Now(); !ok(r.Record(build)); time.Sleep(100 * time.Millisecond) {
+		if time.Since(began) > 20*time.Minute {
+			r.Fatalf("build %s is not %s after %v", build, what, time.Since(began))
+		}
+	}
+}
+
+// asked reports whether the slave is asked to take the build.
+func asked(rec *lifecycle.Record) bool { return rec.Build.Wait == lifecycle.WaitAccept }
+
 // A slave that says it takes builds and refuses one (two builds with one kept
-// workspace, say) is not asked again before something of it has changed: each
-// question is an attempt that is kept for ever (P-dispatch, P-bounded).
+// workspace, say) is asked again when something of it has changed, and else ever
+// more seldom: each question is an attempt that is kept for ever (P-dispatch,
+// P-bounded).
 func TestRefusalIsNotRepeated(t *testing.T) {
 	bubble(t, func(t *testing.T, r *mastertest.Rig) {
 		s := r.NewSlave("a", 3).MustConnect()
@@ -42,24 +56,26 @@ func TestRefusalIsNotRepeated(t *testing.T) {
 		other := s.Run()
 		build := r.Submit(1)
 		attempts := func() int { return len(r.Record(build).Attempts) }
-		refused(s.Take(), retry.RefusedBusy, "kept workspace in use")
-		for began := time.Now(); time.Since(began) < 5*time.Minute; time.Sleep(time.Second) {
-			for !s.Quiet() {
-				if s.Next().GetWant().GetAssignment() != nil {
-					t.Fatalf("asked again after %v", time.Since(began))
-				}
+		// After 1, 2, 4, … s.
+		began := time.Now()
+		for pause := time.Second; pause < 30*time.Second; pause *= 2 {
+			untilBuild(r, build, "asked for", asked)
+			refused(s.Take(), retry.RefusedBusy, "kept workspace in use")
+			if late := time.Since(began) - (pause - time.Second); late < 0 || late > 10*time.Second {
+				t.Errorf("asked for the %d. time after %v", attempts(), time.Since(began))
 			}
 		}
+		before := attempts()
 		// Other builds are served, and to give one's slot back changes it.
 		r.Submit(1)
 		third := s.Run()
-		if n := attempts(); n != 1 {
-			t.Errorf("%d attempts while nothing had changed", n)
+		if n := attempts(); n != before {
+			t.Errorf("%d attempts while nothing had changed, %d before", n, before)
 		}
 		ended(other)
 		refused(s.Take(), retry.RefusedBusy, "the other one still uses it")
-		if n := attempts(); n != 2 {
-			t.Errorf("%d attempts after a slot was given back", n)
+		if n := attempts(); n != before+1 {
+			t.Errorf("%d attempts after a slot was given back, %d before", n, before)
 		}
 		// Another status.
 		s.Say(&holdfastv1.SlaveStatus{Accepting: false, WhyNot: "cleaning up"})
@@ -70,11 +86,102 @@ func TestRefusalIsNotRepeated(t *testing.T) {
 		s.CutAndWait()
 		s.MustConnect()
 		ended(s.Run())
-		if rec := r.UntilBuild(build, "over", func(rec *lifecycle.Record) bool { return rec.Build.State.Final() }); len(rec.Attempts) != 4 || rec.Build.State != lifecycle.BuildSucceeded {
+		if rec := r.UntilBuild(build, "over", func(rec *lifecycle.Record) bool { return rec.Build.State.Final() }); len(rec.Attempts) != before+3 || rec.Build.State != lifecycle.BuildSucceeded {
 			t.Errorf("%s after %d attempts", rec.Build.State, len(rec.Attempts))
 		}
 		ended(third)
 	})
+}
+
+// A build that meets a slave which is still busy with another that is over for
+// us, and was never seen to be accepted, is offered again as soon as the slave
+// says that the other is over (P-dispatch P48, P-cancel P45).
+func TestBusyWithACancelledOne(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		take func(r *mastertest.Rig, s *mastertest.Slave) (over func())
+	}{
+		{"cancelled while its accept is under way", func(r *mastertest.Rig, s *mastertest.Slave) func() {
+			a := r.Submit(1)
+			st := s.Take()
+			st.Add(mastertest.Accepted()) // journaled by the slave, not yet at the store
+			r.Cancel(a)
+			return func() {
+				st.EndAttempt(holdfastv1.AttemptState_ATTEMPT_STATE_CANCELLED, "cancelled")
+				st.SendAll()
+				st.AwaitWant(st.ID, holdfastv1.Want_KIND_FORGET)
+				st.Forget(holdfastv1.AttemptState_ATTEMPT_STATE_CANCELLED)
+			}
+		}},
+		{"withdrawn while the slave was away", func(r *mastertest.Rig, s *mastertest.Slave) func() {
+			a := r.Submit(1, func(b *holdfastv1.BuildSpec) { b.Requires = map[string]string{"pool": "a"} })
+			st := s.Take()
+			st.Add(mastertest.Accepted())
+			s.CutAndWait()
+			untilBuild(r, a, "withdrawn", func(rec *lifecycle.Record) bool { return rec.Attempts[0].State == lifecycle.AttemptWithdrawn })
+			r.Cancel(a)
+			s.MustConnect()
+			return func() {
+				st.EndAttempt(holdfastv1.AttemptState_ATTEMPT_STATE_CANCELLED, "cancelled")
+				st.SendAll()
+				st.AwaitWant(st.ID, holdfastv1.Want_KIND_FORGET)
+				st.Forget(holdfastv1.AttemptState_ATTEMPT_STATE_CANCELLED)
+			}
+		}},
+		{"cancelled, and only its tombstone is told", func(r *mastertest.Rig, s *mastertest.Slave) func() {
+			a := r.Submit(1)
+			st := s.Take()
+			st.Add(mastertest.Accepted())
+			r.Cancel(a)
+			return func() { st.Forget(holdfastv1.AttemptState_ATTEMPT_STATE_CANCELLED) }
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *mastertest.Rig) {
+				s := r.NewSlave("a", 1)
+				s.Hello.Labels = map[string]string{"pool": "a"}
+				over := tc.take(r, s.MustConnect())
+				b := r.Submit(1)
+				attempts := 0
+				// Let the pause be long, 16 s, so that it is not time that brings it back.
+				for range 5 {
+					untilBuild(r, b, "asked for", asked)
+					refused(s.Take(), retry.RefusedBusy, "1 of 1 slots are occupied")
+					attempts++
+				}
+				over()
+				began := time.Now()
+				untilBuild(r, b, "asked for", asked)
+				if d := time.Since(began); d > 2*time.Second { // the back-off after refusals
+					t.Errorf("offered after %v", d)
+				}
+				ended(s.Run())
+				if n := len(r.Record(b).Attempts); n != attempts+1 {
+					t.Errorf("%d attempts, %d refused", n, attempts)
+				}
+			})
+		})
+	}
+}
+
+// A refusal that passes is asked again for soon, whether we hear of its end or
+// not.
+func TestRefusedForAMoment(t *testing.T) {
+	for _, cause := range []retry.Cause{retry.RefusedBusy, retry.RefusedDisk, retry.RefusedDraining} {
+		bubble(t, func(t *testing.T, r *mastertest.Rig) {
+			s := r.NewSlave("a", 1).MustConnect()
+			r.Submit(1)
+			began := time.Now()
+			refused(s.Take(), cause, "for a moment")
+			st := s.Take()
+			if d := time.Since(began); d > 2*time.Second {
+				t.Errorf("%s: asked again after %v", cause, d)
+			}
+			st.Add(mastertest.Accepted())
+			st.SendAll()
+			ended(st)
+		})
+	}
 }
 
 // However long a slave goes on refusing, attempts are few.
@@ -90,7 +197,7 @@ func TestRefusedForHours(t *testing.T) {
 			refused(s.Take(), retry.RefusedBusy, "just so")
 		}
 		rec := r.Record(build)
-		if n := len(rec.Attempts); n < 2 || n > 20 || rec.Build.State != lifecycle.BuildQueued {
+		if n := len(rec.Attempts); n < 2 || n > 30 || rec.Build.State != lifecycle.BuildQueued {
 			t.Errorf("%s after %d attempts in three hours", rec.Build.State, n)
 		}
 		t.Logf("%d attempts in three hours", len(rec.Attempts))

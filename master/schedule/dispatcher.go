@@ -73,6 +73,7 @@ type Dispatcher struct {
 	// no slot from others; owned by Run.
 	broken map[lifecycle.BuildID]bool
 	asked  asked                          // owned by Run
+	forgot time.Time                      // when asked was last looked through; owned by Run
 	lapses map[lifecycle.InstanceID]lapse // owned by Run
 	noted  map[string]lifecycle.WaitCause // what groups were last told to wait for; owned by Run
 }
@@ -161,18 +162,20 @@ func (d *Dispatcher) round(ctx context.Context) (wake time.Time, err error) {
 		return time.Time{}, err // what is queued now would be decided on an old view
 	}
 	now := time.Now()
-	d.asked.forget(now)
-	groups, assigns, o, err := d.look(ctx, now)
+	if now.Sub(d.forgot) >= forgetEvery {
+		d.forgot = now
+		d.asked.forget(now)
+	}
+	groups, offers, o, err := d.look(ctx, now)
 	if err != nil {
 		return time.Time{}, err
 	}
-	for len(assigns) > 0 {
-		n := atOnce(assigns)
-		if err := d.commit(ctx, assigns[:n]); err != nil {
-			d.unasked(assigns...)
+	for len(offers) > 0 {
+		n := atOnce(offers)
+		if err := d.commit(ctx, offers[:n]); err != nil {
 			return time.Time{}, err
 		}
-		assigns = assigns[n:]
+		offers = offers[n:]
 	}
 	if err := d.shelve(ctx, now, o.unsupported); err != nil {
 		return time.Time{}, err
@@ -201,6 +204,7 @@ func (d *Dispatcher) shelve(ctx context.Context, now time.Time, builds []lifecyc
 		case err != nil:
 			return err
 		case op.Err == nil:
+			delete(d.asked, id)
 			d.cfg.Logger.Info("build shelved: no slave can carry it out", "build_id", id)
 		}
 	}
@@ -208,14 +212,14 @@ func (d *Dispatcher) shelve(ctx context.Context, now time.Time, builds []lifecyc
 }
 
 // look plans on what queue and slaves are now. It returns the groups of the
-// queue, the ops to commit, and the outcome of the plan, with only those waits
+// queue, the assignments to commit, and the outcome of the plan, with only those waits
 // that have changed.
 //
 // Of the queue it reads the groups that a slave with a free slot matches, and of
 // each a little more than could be assigned. It reads further while there is
 // room left, up to a bound: builds that back out of what is free (their slave
 // lost them, or refused them) must not hide those behind them.
-func (d *Dispatcher) look(ctx context.Context, now time.Time) ([]*group, []*store.Assign, outcome, error) {
+func (d *Dispatcher) look(ctx context.Context, now time.Time) ([]*group, []offer, outcome, error) {
 	var none outcome
 	sets, err := d.cfg.Store.Requirements(ctx)
 	if err != nil || len(sets) == 0 {
@@ -241,15 +245,14 @@ func (d *Dispatcher) look(ctx context.Context, now time.Time) ([]*group, []*stor
 		d.metrics.queue.Set(float64(len(builds)))
 		builds = slices.DeleteFunc(builds, func(b lifecycle.Build) bool { return d.broken[b.ID] })
 		o := plan(now, builds, slaves, d.asked)
-		if depth < deepest && judge(now, groups, slaves, &o) {
+		if further := judge(now, groups, slaves, &o); further && depth < deepest {
 			continue
 		}
-		judge(now, groups, slaves, &o)
 		byID := make(map[lifecycle.BuildID]*lifecycle.Build, len(builds))
 		for i := range builds {
 			byID[builds[i].ID] = &builds[i]
 		}
-		assigns, ok, err := d.assigns(ctx, now, o.assign, byID)
+		offers, ok, err := d.offers(ctx, now, o.assign, byID)
 		if err != nil {
 			return nil, nil, none, err
 		}
@@ -267,7 +270,7 @@ func (d *Dispatcher) look(ctx context.Context, now time.Time) ([]*group, []*stor
 			o.looked[builds[i].ID] = true
 		}
 		maps.DeleteFunc(o.waits, func(id lifecycle.BuildID, cause lifecycle.WaitCause) bool { return byID[id].Wait == cause })
-		return groups, assigns, o, nil
+		return groups, offers, o, nil
 	}
 }
 
@@ -298,64 +301,71 @@ func (d *Dispatcher) read(ctx context.Context, now time.Time, groups []*group, w
 	return builds, nil
 }
 
-// assigns makes the ops; false: a build is broken, and now known to be.
-func (d *Dispatcher) assigns(ctx context.Context, now time.Time, planned []assignment, builds map[lifecycle.BuildID]*lifecycle.Build) ([]*store.Assign, bool, error) {
+// offer is an assignment to be committed, and what is to be remembered of it
+// once it is: a plan that is not carried out asks nobody anything.
+type offer struct {
+	*store.Assign
+	asks question
+}
+
+// offers makes the ops; false: a build is broken, and now known to be.
+func (d *Dispatcher) offers(ctx context.Context, now time.Time, planned []assignment, builds map[lifecycle.BuildID]*lifecycle.Build) ([]offer, bool, error) {
 	ok := true
-	ops := make([]*store.Assign, 0, len(planned))
+	offers := make([]offer, 0, len(planned))
 	for _, a := range planned {
 		text, err := d.cfg.Store.Spec(ctx, a.build)
 		if err != nil {
 			return nil, false, err
 		}
-		op, err := d.assign(now, builds[a.build], text, a.slave)
+		b := builds[a.build]
+		op, err := d.assign(now, b, text, a.slave)
 		if err != nil {
 			d.setBroken(a.build, err)
 			ok = false
 			continue
 		}
-		ops = append(ops, op)
+		offers = append(offers, offer{Assign: op, asks: d.asked.ask(now, b, a.slave)})
 	}
-	return ops, ok, nil
+	return offers, ok, nil
 }
 
 // setBroken keeps a build from being planned again.
 func (d *Dispatcher) setBroken(id lifecycle.BuildID, err error) {
 	d.cfg.Logger.Error("build cannot be dispatched", "build_id", id, "err", err)
 	d.broken[id] = true
+	delete(d.asked, id)
 }
 
 // atOnce is how many of the assignments are committed together, at least one.
-func atOnce(assigns []*store.Assign) int {
+func atOnce(offers []offer) int {
 	rows := 0
-	for i, op := range assigns {
+	for i, op := range offers {
 		if rows += 1 + len(op.Steps); rows > rowsAtOnce && i > 0 {
 			return i
 		}
 	}
-	return len(assigns)
+	return len(offers)
 }
 
 // commit commits assignments, all at once, or one by one if one of them cannot
-// be committed at all.
-func (d *Dispatcher) commit(ctx context.Context, assigns []*store.Assign) error {
-	if len(assigns) == 0 {
+// be committed at all. Those of which nobody can say whether they were committed
+// are not remembered: a build may be assigned once more for that.
+func (d *Dispatcher) commit(ctx context.Context, offers []offer) error {
+	if len(offers) == 0 {
 		return nil
 	}
-	ops := make([]store.Op, len(assigns))
-	for i, op := range assigns {
-		ops[i] = op
+	ops := make([]store.Op, len(offers))
+	for i, op := range offers {
+		ops[i] = op.Assign
 	}
 	err := d.cfg.Commit.Do(ctx, ops...)
-	if err != nil {
-		d.unasked(assigns...)
-	}
 	if errors.Is(err, store.ErrPoison) {
-		if len(assigns) == 1 {
-			d.setBroken(assigns[0].Build, err)
+		if len(offers) == 1 {
+			d.setBroken(offers[0].Build, err)
 			return nil
 		}
-		for _, op := range assigns {
-			if err := d.commit(ctx, []*store.Assign{op}); err != nil {
+		for i := range offers {
+			if err := d.commit(ctx, offers[i:i+1]); err != nil {
 				return err
 			}
 		}
@@ -364,13 +374,13 @@ func (d *Dispatcher) commit(ctx context.Context, assigns []*store.Assign) error 
 	if err != nil {
 		return err
 	}
-	for _, op := range assigns {
+	for _, op := range offers {
 		if op.Err == nil {
+			d.asked.note(op.Build, op.Session.Instance, op.asks)
 			d.metrics.assigned.Inc()
 			continue
 		}
 		// Whatever has changed meanwhile has left a hint.
-		d.unasked(op)
 		d.metrics.overtaken.Inc()
 		d.cfg.Logger.Debug("assignment overtaken", "build_id", op.Build, "err", op.Err)
 	}
@@ -383,18 +393,10 @@ func (d *Dispatcher) assign(now time.Time, b *lifecycle.Build, text []byte, s *S
 		return nil, err
 	}
 	op := &store.Assign{Now: now, Build: b.ID, Session: s.Session, Attempt: lifecycle.AttemptID(d.newID(now))}
-	d.asked.note(now, b, s)
 	for _, step := range parsed.Steps {
 		op.Steps = append(op.Steps, store.Step{ID: lifecycle.StepID(d.newID(now)), Name: step.Name})
 	}
 	return op, nil
-}
-
-// unasked forgets assignments that were not made, or perhaps not.
-func (d *Dispatcher) unasked(assigns ...*store.Assign) {
-	for _, op := range assigns {
-		delete(d.asked[op.Build], op.Session.Instance)
-	}
 }
 
 func (d *Dispatcher) newID(now time.Time) string {

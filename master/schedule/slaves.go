@@ -17,7 +17,7 @@ type Slave struct {
 	Accepting bool
 	Slots     int
 	Free      int    // of Slots
-	Freed     uint64 // slots given back so far; see store.Slave
+	Freed     uint64 // times that room was made so far; see store.Slave
 	Statuses  uint64 // times that Accepting has changed in the session
 	// Since is since when, as far as this dispatcher has seen, the slave is away,
 	// or connected and takes nothing; zero: it takes builds.

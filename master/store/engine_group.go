@@ -82,7 +82,17 @@ type recordState struct {
 	build    bool
 	attempts map[lifecycle.AttemptID]bool // value: new
 	steps    map[lifecycle.StepID]bool    // value: new
-	slots    map[lifecycle.AttemptID]bool // that occupied a slot before the op
+	room     map[lifecycle.AttemptID]room // before the op
+}
+
+// room is what an attempt takes up at its slave.
+type room struct {
+	slot bool // it occupies a slot, as far as the store knows
+	gone bool // the slave has said that it is over, or that it is not there
+}
+
+func roomOf(a *lifecycle.Attempt) room {
+	return room{slot: a.Slot, gone: a.Reported || a.Released}
 }
 
 // change notes that the engine itself has changed an attempt's row.
@@ -128,7 +138,7 @@ func (g *group) addRecord(rec *lifecycle.Record, isNew bool) *recordState {
 		isNew:    isNew,
 		attempts: map[lifecycle.AttemptID]bool{},
 		steps:    map[lifecycle.StepID]bool{},
-		slots:    map[lifecycle.AttemptID]bool{},
+		room:     map[lifecycle.AttemptID]room{},
 	}
 	g.records[rec.Build.ID] = r
 	if isNew {
@@ -136,7 +146,7 @@ func (g *group) addRecord(rec *lifecycle.Record, isNew bool) *recordState {
 	}
 	for _, a := range rec.Attempts {
 		g.addAttempt(r, a)
-		r.slots[a.ID] = a.Slot
+		r.room[a.ID] = roomOf(a)
 	}
 	return r
 }
@@ -198,27 +208,41 @@ func (g *group) collect() {
 		}
 		g.events = append(g.events, c.Events...)
 		r.Clear()
-		g.countSlots(r)
+		g.countRoom(r)
 	}
 	g.touched = g.touched[:0]
 }
 
-// countSlots follows the slots that an op has taken or given back, for Assign
-// ops later in the group.
-func (g *group) countSlots(r *recordState) {
+// countRoom follows the slots that an op has taken or given back, for Assign ops
+// later in the group, and counts what has made room at a slave (Slave.Freed).
+//
+// A slot that is given back before its accept was seen makes no room by itself:
+// the slave may have accepted all the same, and is busy until it has heard of
+// the stop. That makes room once the slave has said that it is over, unless what
+// it says is that it never took the attempt: then every refusal would be a
+// reason to ask again.
+func (g *group) countRoom(r *recordState) {
 	for _, a := range r.Attempts {
-		if a.Slot == r.slots[a.ID] {
+		was, is := r.room[a.ID], roomOf(a)
+		if was == is {
 			continue
 		}
-		r.slots[a.ID] = a.Slot
-		if s := g.slaves[a.Instance]; s != nil && a.Slot {
+		r.room[a.ID] = is
+		s := g.slaves[a.Instance]
+		if s == nil {
+			continue
+		}
+		switch {
+		case is.slot && !was.slot:
 			s.Busy++
-		} else if s != nil {
+		case was.slot && !is.slot:
 			s.Busy--
-			if a.Accepted() {
-				s.Freed++
-				s.dirty = true
-			}
+		}
+		gaveBack := was.slot && !is.slot && a.Accepted()
+		gone := is.gone && !was.gone && !a.NeverTaken()
+		if gaveBack || gone {
+			s.Freed++
+			s.dirty = true
 		}
 	}
 }

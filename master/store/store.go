@@ -129,9 +129,11 @@ type Slave struct {
 	Host         map[string]string
 	Slots        int
 	Busy         int // attempts that occupy a slot
-	// Freed counts the slots that accepted attempts have given back: as long as
-	// it and the epoch stay the same, a slave that refused a build has no more
-	// room than it had.
+	// Freed counts what has made room at the slave: slots that accepted attempts
+	// have given back, and attempts that were over before the store had seen an
+	// accept, once the slave has said that they are over there as well. A refusal
+	// makes none. As long as it and the epoch stay the same, a slave that refused
+	// a build has no more room than it had.
 	Freed     uint64
 	FirstSeen time.Time
 

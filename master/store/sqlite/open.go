@@ -111,8 +111,13 @@ func (s *Store) openWriter(ctx context.Context, version int64) error {
 	return nil
 }
 
-// checkpointPause is the time between two tries of checkpoint.
-const checkpointPause = 200 * time.Millisecond
+const (
+	// checkpointPause is the time between two tries of checkpoint.
+	checkpointPause = 200 * time.Millisecond
+	// checkpointRemind is how often a checkpoint that waits says so: to whoever
+	// looks, the master does not come up.
+	checkpointRemind = 30 * time.Second
+)
 
 // checkpoint makes what was found durable (P-sync). A master that was killed may
 // have written commits that it never synced, or that it stopped for because a
@@ -124,7 +129,8 @@ const checkpointPause = 200 * time.Millisecond
 // back. There is no way around waiting for it: after a failed sync the kernel may
 // take pages of the log for written that are not, and no further sync writes them.
 func (s *Store) checkpoint(ctx context.Context) error {
-	for told := false; ; {
+	began := time.Now()
+	for next := time.Duration(0); ; {
 		var busy, pages, moved int
 		if err := s.conn.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &pages, &moved); err != nil {
 			return classify(err)
@@ -134,10 +140,10 @@ func (s *Store) checkpoint(ctx context.Context) error {
 		if busy == 0 || pages >= 0 && moved == pages {
 			return nil
 		}
-		if !told {
-			told = true
+		if waited := time.Since(began); waited >= next {
+			next = waited + checkpointRemind
 			s.cfg.Logger.Warn("the store is not opened before another process has ended reading an old state of it",
-				"path", s.cfg.Path, "pages", pages, "moved", moved)
+				"path", s.cfg.Path, "pages", pages, "moved", moved, "waited", waited.Round(time.Second))
 		}
 		timer := time.NewTimer(checkpointPause)
 		select {

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -365,6 +366,53 @@ func TestViewsAreReadOnly(t *testing.T) {
 	if err := views.QueryRow(`SELECT count(*) FROM v1_builds`).Scan(&n); err != nil || n != 2 {
 		t.Errorf("%d builds, %v", n, err)
 	}
+}
+
+// While another process keeps the store from being opened, the master says so
+// again and again: one that does not come up and is silent has no cause (P-sync).
+func TestOpenSaysThatItWaits(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "holdfast.db")
+	s, err := sqlite.Open(t.Context(), sqlite.Config{Path: path, NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	submit(t, s, "b1")
+	db, err := sqlite.OpenViews(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	reader, err := db.BeginTx(t.Context(), &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Rollback()
+	var n int
+	if err := reader.QueryRow(`SELECT count(*) FROM v1_builds`).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	submit(t, s, "b2")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Second)
+		defer cancel()
+		var said bytes.Buffer // written by Open, which is over when it is read
+		log := slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn}))
+		if _, err := sqlite.Open(ctx, sqlite.Config{Path: path, NoSync: true, Logger: log}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("open: %v", err)
+		}
+		lines := strings.Split(strings.TrimSpace(said.String()), "\n")
+		if len(lines) != 4 {
+			t.Fatalf("said in 100 s:\n%s", said.String())
+		}
+		for i, waited := range []string{"waited=0s", "waited=30s", "waited=1m0s", "waited=1m30s"} {
+			if !strings.Contains(lines[i], waited) {
+				t.Errorf("line %d does not say %s: %s", i+1, waited, lines[i])
+			}
+		}
+	})
 }
 
 // A store works in virtual time, under a committer, and waits in no real time.

@@ -94,6 +94,97 @@ func testRefused(r *rig) {
 	}
 }
 
+// testFreed: an attempt that is over before its accept was seen may keep its slave
+// busy all the same, until the slave says that it is over; a refusal never did
+// (P-dispatch).
+func testFreed(r *rig) {
+	sl := r.slave("a", 8)
+	sl.connect()
+	want := uint64(0)
+	freed := func(what string, more uint64) {
+		r.Helper()
+		want += more
+		row, err := r.s.Slave(r.ctx, sl.row.Instance)
+		if err != nil {
+			r.Fatalf("slave: %v", err)
+		}
+		if row.Freed != want {
+			r.Errorf("%s: freed %d times, want %d", what, row.Freed, want)
+			want = row.Freed
+		}
+	}
+	absent := func(st *stream, tombstone bool, state lifecycle.AttemptState) {
+		r.Helper()
+		op := &store.ApplyAbsent{Now: r.tick(), Session: sl.session(), Attempt: st.id, Tombstone: tombstone, State: state}
+		if tombstone {
+			op.LastSeq, op.Chain = lifecycle.Seq(len(st.raw)), chain.ExtendAll(0, st.raw)
+		}
+		r.commit(op)
+		r.want("absent", op.Err, nil)
+		st.held = false
+	}
+	cancelled := func() *stream {
+		r.Helper()
+		id := r.submit()
+		st := sl.assign(id, 1)
+		op := &store.Cancel{Now: r.tick(), Build: id, Who: "ann", Why: "enough"}
+		r.commit(op)
+		r.want("cancel", op.Err, nil)
+		return st
+	}
+
+	st := cancelled()
+	freed("a cancel", 0)
+	st.add(lifecycle.Accepted{})
+	st.sendAll()
+	freed("an accept that comes late", 0)
+	st.end(lifecycle.AttemptEnded{State: lifecycle.AttemptCancelled})
+	st.sendAll()
+	freed("its end", 1)
+	absent(st, true, lifecycle.AttemptCancelled)
+	freed("its release", 0)
+
+	st = cancelled()
+	st.broken = true // only its tombstone is told
+	st.add(lifecycle.Accepted{})
+	st.end(lifecycle.AttemptEnded{State: lifecycle.AttemptCancelled})
+	absent(st, true, lifecycle.AttemptCancelled)
+	freed("a tombstone", 1)
+
+	st = cancelled()
+	absent(st, false, "")
+	freed("no record", 1)
+
+	st = cancelled()
+	st.add(lifecycle.Refused{Cause: retry.RefusedBusy})
+	st.state = lifecycle.AttemptRefused
+	st.sendAll()
+	freed("a refusal that comes late", 0)
+	st.drop()
+	freed("its release", 0)
+
+	id := r.submit()
+	st = sl.assign(id, 1)
+	withdraw := &store.Withdraw{Now: r.tick(), Attempt: st.id, Why: "away"}
+	r.commit(withdraw)
+	r.want("withdraw", withdraw.Err, nil)
+	freed("a withdrawal", 0)
+	st.add(lifecycle.Accepted{})
+	st.end(lifecycle.AttemptEnded{State: lifecycle.AttemptCancelled})
+	st.sendAll()
+	freed("its end", 1)
+
+	sl.refuse(id, retry.RefusedBusy)
+	freed("a refusal", 0)
+
+	st = sl.running(id, 1)
+	freed("an accept", 0)
+	st.finish(lifecycle.AttemptEnded{State: lifecycle.AttemptSucceeded})
+	freed("an end", 1)
+	absent(st, true, lifecycle.AttemptSucceeded)
+	freed("its release", 0)
+}
+
 // testUnsupported: a build that nobody can carry out is shelved once, and only
 // while it waits for a slave (P-retry).
 func testUnsupported(r *rig) {

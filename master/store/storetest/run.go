@@ -22,6 +22,7 @@ var cases = []struct {
 	{"Assign", testAssign},
 	{"Withdraw", testWithdraw},
 	{"Refused", testRefused},
+	{"Freed", testFreed},
 	{"Unsupported", testUnsupported},
 	{"Waits", testWaits},
 	{"Queue", testQueue},
