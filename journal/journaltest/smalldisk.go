@@ -1,12 +1,16 @@
 package journaltest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // SmallDisk mounts a file system of so many MiB, "tmpfs" or "ext4" (through a loop device), for the duration of the
@@ -43,11 +47,26 @@ func SmallDisk(t testing.TB, kind string, mib int) (dir string, err error) {
 		return "", err
 	}
 	t.Cleanup(func() {
-		if err := run("umount", dir); err != nil {
+		if err := unmount(dir); err != nil {
 			t.Error(err)
 		}
 	})
 	return dir, nil
+}
+
+// unmount waits while the file system is busy: a child that any test forks at this moment holds all our files until its
+// exec, and a process that has died holds its directory a moment longer than its locks.
+func unmount(dir string) (err error) {
+	for range 50 {
+		if err = unix.Unmount(dir, 0); !errors.Is(err, unix.EBUSY) {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if err != nil {
+		return fmt.Errorf("umount %s: %w", dir, err)
+	}
+	return nil
 }
 
 func run(command ...string) error {

@@ -22,8 +22,12 @@ import (
 	"holdfast/retry"
 )
 
+// becomesSleep waits until the newest child is what it is to be: until its exec
+// it goes by the name of its shell.
+const becomesSleep = `while ! grep -q sleep /proc/$!/comm; do sleep 0.01; done; `
+
 // daemon forks twice, leaves its session and its output, and ignores TERM.
-const daemon = `(setsid sh -c 'trap "" TERM HUP; sh -c "exec sleep 1000" & sh -c "exec sleep 1000" <&- >&- 2>&- & : > daemon; wait' &) ; while ! test -e daemon; do sleep 0.01; done; `
+const daemon = `(setsid sh -c 'trap "" TERM HUP; sh -c "exec sleep 1000" & sh -c "exec sleep 1000" <&- >&- 2>&- & ` + becomesSleep + `: > daemon; wait' &) ; while ! test -e daemon; do sleep 0.01; done; `
 
 // forkers fork as fast as they can: one stays in its group, one leaves its
 // session with each fork.
@@ -42,10 +46,10 @@ func TestKillsTree(t *testing.T) {
 		name, script string
 		killed       string // named in the record of a step that ended by itself
 	}{
-		{"background", "sleep 1000 & true", "sleep"},
+		{"background", "sleep 1000 & " + becomesSleep + "true", "sleep"},
 		{"daemon", daemon + "true", "sleep"},
-		{"daemon with children of its own group", daemon + "set -m; sleep 1000 & true", "sleep"},
-		{"cleared environment", "env -i sleep 1000 & true", "sleep"},
+		{"daemon with children of its own group", daemon + "set -m; sleep 1000 & " + becomesSleep + "true", "sleep"},
+		{"cleared environment", "env -i sleep 1000 & " + becomesSleep + "true", "sleep"},
 		{"stopped", "sh -c 'kill -STOP $$' & true", "sh"},
 		{"forks", strings.Replace(forker, "sleep 1000", "while ! test -e forking; do sleep 0.01; done", 1), ""},
 		{"hops", strings.Replace(hopper, "exec", "", 1) + "& while ! test -e forking; do sleep 0.01; done", ""},
