@@ -97,6 +97,7 @@ func New(cfg Config) (*Master, error) {
 	if m.api, err = api.New(api.Config{
 		MasterID: cfg.ID, Version: cfg.Version, Store: cfg.Store, Commit: commit, Hub: m.hub,
 		Statuses: m.statuses, NotReady: m.notReady, Logger: cfg.Logger, Metrics: cfg.Metrics, SafetyPoll: cfg.SafetyPoll,
+		LostAfter: cfg.LostAfter,
 	}); err != nil {
 		return nil, err
 	}

@@ -66,12 +66,12 @@ func newRoot(std stdio) *cobra.Command {
 whatever happens to the network, to the processes, or to the machines' patience.
 
 Exit codes: 0 ok, 1 build failed, 2 usage, 3 build cancelled, 4 build shelved,
-5 master unreachable, 6 not found, 7 refused or conflict, 70 internal error.`,
+5 master unreachable, 6 not found, 7 refused or conflict, 70 internal error,
+130 interrupted (a followed build goes on).`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help", Run: func(*cobra.Command, []string) {}})
 	root.SetIn(std.in)
 	root.SetOut(std.out)
 	root.SetErr(std.err)

@@ -56,7 +56,7 @@ FILE:LINE:COLUMN and nothing is submitted. A lost reply never makes a second bui
 			return opts.run(ctx, std)
 		})
 	opts.flags(cmd)
-	cmd.Flags().BoolVar(&opts.follow, "follow", false, "follow it to its end, as `holdfast run` does")
+	cmd.Flags().BoolVar(&opts.follow, "follow", false, "follow it to its end, as holdfast run does")
 	return cmd
 }
 

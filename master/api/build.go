@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -198,7 +199,21 @@ func (s *Server) ExplainBuild(ctx context.Context, req *holdfastv1.ExplainBuildR
 	if err != nil {
 		return nil, err
 	}
-	return &holdfastv1.ExplainBuildResponse{Lines: lifecycle.Explain(time.Now(), r)}, nil
+	var away time.Time
+	for _, a := range r.Attempts {
+		if !a.State.Live() {
+			continue
+		}
+		// At once, not after 45 s: whoever asks wants to know.
+		row, err := s.store.Slave(ctx, a.Instance)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, refusal(err)
+		}
+		if err == nil && !row.Connected {
+			away = row.Since
+		}
+	}
+	return &holdfastv1.ExplainBuildResponse{Lines: lifecycle.Explain(time.Now(), r, s.cfg.LostAfter, away)}, nil
 }
 
 func (s *Server) record(ctx context.Context, text string) (*lifecycle.Record, error) {

@@ -68,6 +68,13 @@ func TestExplain(t *testing.T) {
 			st.AwaitAck(2)
 			return build
 		}, []string{"running on b1 as attempt 1, accepted 10s ago; step 1 (step-a) of 2 is running", "given up after 1h0m0s"}, []string{"Transient"}},
+		{"running, its slave is away", func(r *mastertest.Rig) string {
+			s := r.NewSlave("b1", 1).MustConnect()
+			build := r.Submit(1)
+			s.Run()
+			s.CutAndWait()
+			return build
+		}, []string{"as far as the master knows", "b1 has been away for 10s", "given up in 29m50s (lost_after 30m0s)"}, []string{"Should b1 be cut off"}},
 		{"back-off after a retry", func(r *mastertest.Rig) string {
 			s := r.NewSlave("b1", 1).MustConnect()
 			build := r.Submit(1, func(b *holdfastv1.BuildSpec) {

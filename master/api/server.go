@@ -48,6 +48,8 @@ type Config struct {
 	Logger   *slog.Logger
 	// Metrics is where the metrics are registered. Default: nowhere.
 	Metrics prometheus.Registerer
+	// LostAfter is the farm's, for explanations.
+	LostAfter time.Duration
 	// SafetyPoll is how often a stream looks without a hint. It only matters
 	// when a hint was lost, which cannot happen within one process. Default: 1 h.
 	SafetyPoll time.Duration

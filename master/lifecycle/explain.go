@@ -12,14 +12,15 @@ import (
 
 // Explain says in words why a build is where it is: what it waits for and what
 // a person can do, which attempts ended and why, what put it on the shelf. One
-// sentence a line.
-func Explain(now time.Time, r *Record) []string {
+// sentence a line. The farm's lost_after counts where the build has none of its
+// own; away is since when the live attempt's slave is cut off, zero if it is not.
+func Explain(now time.Time, r *Record, farm time.Duration, away time.Time) []string {
 	var lines []string
 	switch b := &r.Build; {
 	case b.State == BuildQueued:
 		lines = explainWait(now, r)
 	case b.State == BuildRunning:
-		lines = explainRunning(now, r)
+		lines = explainRunning(now, r, farm, away)
 	case b.State == BuildShelved:
 		lines = explainShelf(now, r)
 	default:
@@ -41,7 +42,7 @@ func explainWait(now time.Time, r *Record) []string {
 	case WaitBusy:
 		line = "every slave that matches (" + requires(b) + ") is busy; it is next by priority, then by age"
 	case WaitUnready:
-		line = "the slaves that match (" + requires(b) + ") take no new build; `holdfast slaves` says why: draining, short of disk, or quarantined"
+		line = "the slaves that match (" + requires(b) + ") take no new build; `holdfast slaves` says why: draining, or short of disk"
 	case WaitBackoff:
 		line = "it waits before the next attempt"
 		if d := b.NotBefore.Sub(now); d > 0 {
@@ -75,7 +76,7 @@ func explainReturn(r *Record) []string {
 }
 
 // explainRunning says where a build runs.
-func explainRunning(now time.Time, r *Record) []string {
+func explainRunning(now time.Time, r *Record, farm time.Duration, away time.Time) []string {
 	a := r.live()
 	if a == nil {
 		return []string{"The build is running."}
@@ -86,11 +87,26 @@ func explainRunning(now time.Time, r *Record) []string {
 			line += fmt.Sprintf("; step %d (%s) of %d is running", s.Number, s.Name, len(a.Steps))
 		}
 	}
-	lines := []string{line + "."}
-	if f := &r.Build.Policy; f.LostNever {
-		lines = append(lines, "Should its slave be cut off, it is never given up without a person.")
-	} else if f.LostAfterSet {
-		lines = append(lines, fmt.Sprintf("Should its slave be cut off, it is given up after %s.", span(f.LostAfter)))
+	limit, never := farm, r.Build.Policy.LostNever
+	if r.Build.Policy.LostAfterSet {
+		limit = r.Build.Policy.LostAfter
+	}
+	if away.IsZero() {
+		if never {
+			return []string{line + ".", fmt.Sprintf("Should %s be cut off, the attempt is never given up without a person.", a.Slave)}
+		}
+		return []string{line + ".", fmt.Sprintf("Should %s be cut off, the attempt is given up after %s.", a.Slave, span(limit))}
+	}
+	gone := now.Sub(away)
+	lines := []string{line + ", as far as the master knows.",
+		fmt.Sprintf("%s has been away for %s: check its network. What runs there runs on, and nothing it says is lost.", a.Slave, span(gone))}
+	switch {
+	case never:
+		lines = append(lines, "The attempt is never given up without a person.")
+	case gone < limit:
+		lines = append(lines, fmt.Sprintf("Should it stay away, the attempt is given up in %s (lost_after %s).", span(limit-gone), span(limit)))
+	default:
+		lines = append(lines, fmt.Sprintf("Should it stay away, the attempt is given up soon: the master has yet to watch it for %s itself.", span(limit)))
 	}
 	return lines
 }
