@@ -188,11 +188,12 @@ func peakRSS(pid int) int64 {
 	return 0
 }
 
-// loopback is an address to listen on, on a host of its own: whoever comes back
-// to its port must find it free, and at 127.0.0.1 any connection that somebody
-// makes meanwhile may have taken it.
+// loopback is an address to listen on, free now and whenever we come back to it:
+// a host that nobody else uses, and a port that no connection is given. Who
+// dials a port of the other kind while nobody listens may be given that very
+// port, and so be connected to itself and hold it.
 func loopback() string {
-	return fmt.Sprintf("127.%d.%d.%d:0", 2+rand.IntN(250), rand.IntN(256), 1+rand.IntN(254))
+	return fmt.Sprintf("127.%d.%d.%d:%d", 2+rand.IntN(250), rand.IntN(256), 1+rand.IntN(254), 10_000+rand.IntN(20_000))
 }
 
 // farm is a master, and slaves that reach it through a proxy.
