@@ -58,7 +58,7 @@ func fill(r *mastertest.Rig, n int, like string, requires map[string]string) {
 // take nothing, however many they are and whatever their place (P-dispatch,
 // P-bounded).
 func TestUnservableBuildsCostNothing(t *testing.T) {
-	const many = 3000
+	const many = 600
 	var counted *countedStore
 	r := mastertest.Start(t, func(c *master.Config) {
 		counted = &countedStore{Store: c.Store}
