@@ -226,7 +226,7 @@ func (a *attempt) processes() []process {
 	for _, s := range a.plan.Steps {
 		ids[s.ID] = true
 	}
-	found, _, err := marked(ids, "")
+	found, _, err := marked(ids)
 	if err != nil {
 		a.t.Fatal(err)
 	}

@@ -24,10 +24,10 @@ const (
 	scanEvery = 10 * time.Millisecond
 	// cleanScans in a row that find nothing are believed. On a machine where
 	// processes come and go a scan cannot look at all of them, and something
-	// that forks and ends as fast as it can slips through most of them: then it
-	// takes unsureScans. With 16 one in a few escaped on a busy machine.
+	// that forks and ends as fast as it can may slip through one: then it takes
+	// unsureScans.
 	cleanScans  = 2
-	unsureScans = 25
+	unsureScans = 16
 )
 
 // sweep ends what a command that has ended by itself left behind.
@@ -128,21 +128,19 @@ func KillLeftovers(ctx context.Context, dir string, ids []string) (left []string
 			return nil, fmt.Errorf("kill leftovers: %w", err)
 		}
 	}
-	return KillMarked(ctx, homeOfAttempt(dir), ids)
+	return KillMarked(ctx, ids)
 }
 
 // KillMarked is KillLeftovers where there is no directory, or none that can be
-// read. The caller knows that no runner of these steps lives or will live. Home
-// is the data directory: processes of a copy's or an original's steps are spared.
-func KillMarked(ctx context.Context, home string, stepIDs []string) (left []string, err error) {
-	home = homeOf(home)
+// read. The caller knows that no runner of these steps lives or will live.
+func KillMarked(ctx context.Context, stepIDs []string) (left []string, err error) {
 	steps := make(map[string]bool)
 	for _, id := range stepIDs {
 		steps[id] = true
 	}
 	clean, unsure := 0, 0 // scans in a row without a find
 	for giveUp := time.Now().Add(killPatience); ; {
-		found, sure, err := marked(steps, home)
+		found, sure, err := marked(steps)
 		if err != nil {
 			return nil, fmt.Errorf("kill leftovers: %w", err)
 		}

@@ -161,8 +161,8 @@ func ReadPlan(dir string) (Plan, error) {
 	return p, nil
 }
 
-// stepEnv is the environment of one step in a data directory; later entries win.
-func (p *Plan) stepEnv(number int, home string) []string {
+// stepEnv is the environment of one step; later entries win.
+func (p *Plan) stepEnv(number int) []string {
 	s := &p.Steps[number-1]
 	env := append([]string(nil), p.Env...)
 	for k, v := range s.Env {
@@ -170,27 +170,9 @@ func (p *Plan) stepEnv(number int, home string) []string {
 	}
 	return append(env,
 		markEnv+"="+s.ID,
-		homeEnv+"="+home,
 		"HOLDFAST_STEP_NAME="+s.Name,
 		"HOLDFAST_STEP_NUMBER="+strconv.Itoa(number))
 }
-
-// homeEnv says in which data directory the process belongs (see homeOf): the
-// agent of a copy knows the same steps, and they are not its to kill.
-const homeEnv = "HOLDFAST_HOME"
-
-// homeOf names the directory itself, by whatever path it is reached; empty if it
-// cannot be told.
-func homeOf(dir string) string {
-	var st unix.Stat_t
-	if unix.Stat(dir, &st) != nil {
-		return ""
-	}
-	return fmt.Sprintf("%d:%d", st.Dev, st.Ino)
-}
-
-// homeOfAttempt is the data directory DIR of DIR/attempts/ID.
-func homeOfAttempt(dir string) string { return filepath.Dir(filepath.Dir(dir)) }
 
 // markEnv marks every process of a step, so that what a dead runner left
 // behind can be found.

@@ -138,7 +138,7 @@ func descendants(root int) ([]process, error) {
 // of the steps, and those below them. A process that has cleared its
 // environment and lost its parents is not found. sure: none was missed because
 // it forked and ended in the middle of the scan.
-func marked(steps map[string]bool, home string) (found []process, sure bool, err error) {
+func marked(steps map[string]bool) (found []process, sure bool, err error) {
 	t, err := readTable()
 	if err != nil {
 		return nil, false, err
@@ -151,7 +151,7 @@ func marked(steps map[string]bool, home string) (found []process, sure bool, err
 		if !ok || t.ended[pid] || seen[pid] {
 			continue
 		}
-		is, gone := hasMark(pid, steps, home)
+		is, gone := hasMark(pid, steps)
 		if sure = sure && !gone; is {
 			seen[pid] = true
 			found, roots = append(found, p), append(roots, pid)
@@ -165,9 +165,8 @@ func marked(steps map[string]bool, home string) (found []process, sure bool, err
 	return found, sure, nil
 }
 
-// hasMark looks into the environment a process was started with. One that names
-// another home is another agent's; an empty home is any.
-func hasMark(pid int, steps map[string]bool, home string) (is, gone bool) {
+// hasMark looks into the environment a process was started with.
+func hasMark(pid int, steps map[string]bool) (is, gone bool) {
 	env, err := os.ReadFile(procPath(pid, "environ"))
 	if err == nil && len(env) == 0 {
 		// Perhaps its first thread has ended and others live: they still show it.
@@ -183,11 +182,8 @@ func hasMark(pid int, steps map[string]bool, home string) (is, gone bool) {
 	}
 	for pair := range bytes.SplitSeq(env, []byte{0}) {
 		if id, ok := bytes.CutPrefix(pair, []byte(markEnv+"=")); ok && steps[string(id)] {
-			is = true
-		}
-		if theirs, ok := bytes.CutPrefix(pair, []byte(homeEnv+"=")); ok && home != "" && len(theirs) > 0 && string(theirs) != home {
-			return false, false
+			return true, false
 		}
 	}
-	return is, false
+	return false, false
 }
