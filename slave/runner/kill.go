@@ -27,7 +27,7 @@ const (
 	// that forks and ends as fast as it can may slip through one: then it takes
 	// unsureScans.
 	cleanScans  = 2
-	unsureScans = 16
+	unsureScans = 60
 )
 
 // sweep ends what a command that has ended by itself left behind.
@@ -152,6 +152,8 @@ func KillMarked(ctx context.Context, stepIDs []string) (left []string, err error
 			kill(found, syscall.SIGKILL)
 		case sure:
 			clean++
+		case chase(steps, scanEvery):
+			clean, unsure = 0, 0
 		default:
 			unsure++
 		}
