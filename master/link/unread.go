@@ -118,13 +118,13 @@ func (u *unread) note(now time.Time, id lifecycle.InstanceID, start string, err 
 	if count.full() {
 		return
 	}
-	var at []time.Time // the old one is not shared
+	recent := []time.Time{now} // a new one: the old is not shared
 	for _, t := range count.at {
 		if now.Sub(t) < unreadWindow {
-			at = append(at, t)
+			recent = append(recent, t)
 		}
 	}
-	count.at = append(at, now)
+	count.at = recent
 	count.why = refused.Message
 	if u.agents == nil {
 		u.agents = make(map[lifecycle.InstanceID]unreadCount)

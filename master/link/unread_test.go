@@ -5,9 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"holdfast/proto/rpcerr"
-
 	holdfastv1 "holdfast/proto/holdfast/v1"
+	"holdfast/proto/rpcerr"
 )
 
 // Messages that belong to no attempt count while they make a loop; a few

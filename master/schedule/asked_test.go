@@ -144,15 +144,16 @@ func TestAskedEverMoreSeldom(t *testing.T) {
 	b, s := build("1", refusedBy("a", retry.RefusedBusy)), slave("a", 1)
 	q := asked{}
 	var sum time.Duration
-	for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600} {
+	for i, seconds := range []int{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600} {
+		want := time.Duration(seconds) * time.Second
 		q.note(b.ID, s.Session.Instance, q.ask(now, &b, &s))
 		f, until := q.refused(now, &b, &s)
-		if f == nil || until.Sub(now) != want*time.Second {
+		if f == nil || until.Sub(now) != want {
 			t.Fatalf("question %d: until %v", i+1, until.Sub(now))
 		}
 		now = until
 		q.forget(now)
-		sum += want * time.Second
+		sum += want
 		if f, _ := q.refused(now, &b, &s); f != nil {
 			t.Fatalf("question %d: refused still", i+1)
 		}

@@ -55,14 +55,14 @@ func Compare(ctx context.Context, db DB, truth []Truth, opts CompareOptions) (Vi
 			c.fail("in-order", subject, "%d updates with chained CRC %08x, the slave's is %08x", stored, a.chain, t.Chain)
 		}
 		for _, l := range t.Logs {
-			c.compareLog(l, opts)
+			c.compareLog(t.Attempt, l, opts)
 		}
 	}
 	return c.found, nil
 }
 
-func (c *checker) compareLog(l LogTruth, opts CompareOptions) {
-	subject := "step " + l.Step
+func (c *checker) compareLog(attempt string, l LogTruth, opts CompareOptions) {
+	subject := "step " + l.Step + " of attempt " + attempt
 	s := c.steps[l.Step]
 	switch {
 	case s == nil:
