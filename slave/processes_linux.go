@@ -21,6 +21,7 @@ import (
 
 // processes is Runners with real processes.
 type processes struct {
+	home string // the data directory
 	exe  []string
 	log  *slog.Logger
 	wake *runner.Wake
@@ -41,6 +42,7 @@ func newProcesses(cfg *Config, log *slog.Logger) (*processes, error) {
 		return nil, err
 	}
 	return &processes{
+		home:      cfg.Dir,
 		exe:       cfg.Exe,
 		log:       log,
 		wake:      wake,
@@ -188,7 +190,7 @@ func (p *processes) awaitDeath(ctx context.Context, dir string, pid int) {
 const killRunnerPatience = 10 * time.Second
 
 func (p *processes) KillMarked(ctx context.Context, steps []string) ([]string, error) {
-	return runner.KillMarked(ctx, steps)
+	return runner.KillMarked(ctx, p.home, steps)
 }
 
 // KillLeftovers kills a runner that still lives first. Its steps, which it can

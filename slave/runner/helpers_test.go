@@ -222,11 +222,11 @@ func (a *attempt) pid(path string) int {
 // processes are those that carry the mark of one of the attempt's steps.
 func (a *attempt) processes() []process {
 	a.t.Helper()
-	ids := make(map[string]bool)
+	m := newMarks("")
 	for _, s := range a.plan.Steps {
-		ids[s.ID] = true
+		m.steps[s.ID] = true
 	}
-	found, _, err := marked(ids)
+	found, _, err := m.scan()
 	if err != nil {
 		a.t.Fatal(err)
 	}

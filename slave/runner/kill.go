@@ -24,8 +24,8 @@ const (
 	scanEvery = 10 * time.Millisecond
 	// cleanScans in a row that find nothing are believed. On a machine where
 	// processes come and go a scan cannot look at all of them, and something
-	// that forks and ends as fast as it can may slip through one: then it takes
-	// unsureScans.
+	// that forks and ends as fast as it can may slip through many of them: then it
+	// takes unsureScans, with a chase after each.
 	cleanScans  = 2
 	unsureScans = 60
 )
@@ -128,19 +128,18 @@ func KillLeftovers(ctx context.Context, dir string, ids []string) (left []string
 			return nil, fmt.Errorf("kill leftovers: %w", err)
 		}
 	}
-	return KillMarked(ctx, ids)
+	return KillMarked(ctx, homeOfAttempt(dir), ids)
 }
 
 // KillMarked is KillLeftovers where there is no directory, or none that can be
-// read. The caller knows that no runner of these steps lives or will live.
-func KillMarked(ctx context.Context, stepIDs []string) (left []string, err error) {
-	steps := make(map[string]bool)
-	for _, id := range stepIDs {
-		steps[id] = true
-	}
+// read. The caller knows that no runner of these steps lives or will live. Home
+// is the data directory: what belongs to another one with the same steps, a copy
+// or the original, is spared.
+func KillMarked(ctx context.Context, home string, stepIDs []string) (left []string, err error) {
+	m := newMarks(homeOf(home), stepIDs...)
 	clean, unsure := 0, 0 // scans in a row without a find
 	for giveUp := time.Now().Add(killPatience); ; {
-		found, sure, err := marked(steps)
+		found, sure, err := m.scan()
 		if err != nil {
 			return nil, fmt.Errorf("kill leftovers: %w", err)
 		}
@@ -152,7 +151,7 @@ func KillMarked(ctx context.Context, stepIDs []string) (left []string, err error
 			kill(found, syscall.SIGKILL)
 		case sure:
 			clean++
-		case chase(steps, scanEvery):
+		case m.chase(scanEvery):
 			clean, unsure = 0, 0
 		default:
 			unsure++

@@ -184,6 +184,28 @@ func TestSparesOthers(t *testing.T) {
 	<-done
 }
 
+// TestSparesOriginal: the agent of a copied data directory holds the same steps;
+// what runs in the original is not its to kill (P-leftover, T-clone).
+func TestSparesOriginal(t *testing.T) {
+	a := launch(t, PlanStep{Run: "sleep 1000"})
+	pid := a.stepPID(1)
+	other := filepath.Join(t.TempDir(), "attempts", "copy")
+	if err := os.MkdirAll(other, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ids := []string{a.plan.Steps[0].ID}
+	if left, err := KillMarked(t.Context(), filepath.Dir(filepath.Dir(other)), ids); err != nil || left != nil {
+		t.Fatalf("left %v, %v", left, err)
+	}
+	if err := syscall.Kill(pid, 0); err != nil {
+		t.Fatalf("the original's step: %v", err)
+	}
+	if left, err := KillMarked(t.Context(), homeOfAttempt(a.dir), ids); err != nil || left != nil {
+		t.Fatalf("left %v, %v", left, err)
+	}
+	a.await("the step's death", func() bool { return syscall.Kill(pid, 0) != nil })
+}
+
 // TestOutsider: somebody who is no process of the step holds its output open,
 // silent or writing for ever. The step's own last words are all there.
 func TestOutsider(t *testing.T) {

@@ -161,8 +161,8 @@ func ReadPlan(dir string) (Plan, error) {
 	return p, nil
 }
 
-// stepEnv is the environment of one step; later entries win.
-func (p *Plan) stepEnv(number int) []string {
+// stepEnv is the environment of one step in a data directory; later entries win.
+func (p *Plan) stepEnv(number int, home string) []string {
 	s := &p.Steps[number-1]
 	env := append([]string(nil), p.Env...)
 	for k, v := range s.Env {
@@ -170,10 +170,7 @@ func (p *Plan) stepEnv(number int) []string {
 	}
 	return append(env,
 		markEnv+"="+s.ID,
+		homeEnv+"="+home,
 		"HOLDFAST_STEP_NAME="+s.Name,
 		"HOLDFAST_STEP_NUMBER="+strconv.Itoa(number))
 }
-
-// markEnv marks every process of a step, so that what a dead runner left
-// behind can be found.
-const markEnv = "HOLDFAST_STEP"

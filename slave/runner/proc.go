@@ -2,15 +2,11 @@ package runner
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
-	"time"
 )
 
 // process is one row of /proc that still runs.
@@ -133,88 +129,4 @@ func descendants(root int) ([]process, error) {
 		return nil, err
 	}
 	return t.below(root), nil
-}
-
-// marked returns the processes whose environment says that they belong to one
-// of the steps, and those below them. A process that has cleared its
-// environment and lost its parents is not found. sure: none was missed because
-// it forked and ended in the middle of the scan.
-func marked(steps map[string]bool) (found []process, sure bool, err error) {
-	t, err := readTable()
-	if err != nil {
-		return nil, false, err
-	}
-	sure = !t.missed
-	var roots []int
-	seen := map[int]bool{os.Getpid(): true}
-	for _, pid := range t.pids {
-		p, ok := t.byPID[pid]
-		if !ok || t.ended[pid] || seen[pid] {
-			continue
-		}
-		is, gone := hasMark(pid, steps)
-		if sure = sure && !gone; is {
-			seen[pid] = true
-			found, roots = append(found, p), append(roots, pid)
-		}
-	}
-	for _, p := range t.below(roots...) {
-		if !seen[p.pid] {
-			found = append(found, p)
-		}
-	}
-	return found, sure, nil
-}
-
-// hasMark looks into the environment a process was started with.
-func hasMark(pid int, steps map[string]bool) (is, gone bool) {
-	env, err := os.ReadFile(procPath(pid, "environ"))
-	if err == nil && len(env) == 0 {
-		// Perhaps its first thread has ended and others live: they still show it.
-		tasks, _ := numbers(procPath(pid, "task"))
-		for _, tid := range tasks {
-			if env, err = os.ReadFile(procPath(pid, "task/"+strconv.Itoa(tid)+"/environ")); err == nil && len(env) > 0 {
-				break
-			}
-		}
-	}
-	if err != nil { // gone, or not ours
-		return false, errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH)
-	}
-	for pair := range bytes.SplitSeq(env, []byte{0}) {
-		if id, ok := bytes.CutPrefix(pair, []byte(markEnv+"=")); ok && steps[string(id)] {
-			return true, false
-		}
-	}
-	return false, false
-}
-
-// chase kills marked processes among the newest ones for a while and reports
-// whether it met any. What forks and ends within a scan is never where the scan
-// looks; it is where the numbers of processes are given out.
-func chase(steps map[string]bool, patience time.Duration) (met bool) {
-	for end := time.Now().Add(patience); time.Now().Before(end); {
-		load, err := os.ReadFile("/proc/loadavg") // its last word is the newest number
-		if err != nil {
-			return met
-		}
-		words := strings.Fields(string(load))
-		if len(words) == 0 {
-			return met
-		}
-		newest, err := strconv.Atoi(words[len(words)-1])
-		if err != nil {
-			return met
-		}
-		for pid := newest - 2; pid < newest+20; pid++ {
-			if pid <= 1 || pid == os.Getpid() {
-				continue
-			}
-			if is, _ := hasMark(pid, steps); is {
-				met = true
-				_ = syscall.Kill(pid, syscall.SIGKILL)
-			}
-		}
-	}
-	return met
 }

@@ -165,7 +165,7 @@ func (r *runner) fork(number int, out [2]*os.File) (pid int, err error) {
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
 		return 0, &commandError{code: exitNotFound, detail: fmt.Sprintf("no directory %q in the workspace", step.Dir)}
 	}
-	env := r.plan.stepEnv(number)
+	env := r.plan.stepEnv(number, homeOf(homeOfAttempt(r.dir)))
 	argv := step.Command
 	if step.Run != "" {
 		argv = []string{"/bin/sh", "-c", step.Run}

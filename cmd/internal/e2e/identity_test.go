@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -108,6 +109,33 @@ func TestClone(t *testing.T) {
 			admitted = second
 		}
 		settledOn(t, f, admitted)
+	})
+
+	// The copy's agent finds no runner in its own directory and says so. What runs
+	// in the original's is not its to kill, so that the step comes to its end
+	// and no failure of the command is made up (P-leftover).
+	t.Run("copied under a running build", func(t *testing.T) {
+		t.Parallel()
+		f := newFarm(t)
+		f.slave("b1")
+		witness := filepath.Join(f.dir, "witness")
+		id := f.submit(fmt.Sprintf("name: copied\nsteps:\n  - {name: s, run: 'echo begun >> %[1]s; sleep 8; echo ended >> %[1]s'}\n", witness))
+		eventually(t, 20*time.Second, "the step runs", func() bool { b, _ := os.ReadFile(witness); return len(b) > 0 })
+		other := filepath.Join(f.dir, "slave-copy")
+		if out, err := exec.Command("cp", "-a", f.slaveDir("b1"), other).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		os.Remove(filepath.Join(other, "agent.sock"))
+		startDaemon(t, "b1-copy", "slave", "--data", other, "--name", "b1", "--master", f.link.addr)
+		t.Cleanup(func() { killMarked(other) })
+		b := f.settled(id, time.Minute, "succeeded", "failed")
+		if first := b.Attempts[0]; b.State != "succeeded" || len(b.Attempts) > 1 && (first.Cause == nil || *first.Cause != "runner_lost") {
+			t.Errorf("the build has %s: %+v", b.State, b.Attempts)
+		}
+		eventually(t, 20*time.Second, "the original's step ends by itself", func() bool {
+			said, _ := os.ReadFile(witness)
+			return strings.Count(string(said), "ended") == len(b.Attempts)
+		})
 	})
 }
 
