@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -38,8 +40,7 @@ func newProxy(t testing.TB) *proxy {
 	p.serve(l)
 	t.Cleanup(func() {
 		p.refuse()
-		p.heal()
-		p.refuse()
+		p.speak()
 		p.wg.Wait()
 	})
 	return p
@@ -191,24 +192,37 @@ func (p *proxy) hush() {
 	p.silent = make(chan struct{})
 }
 
-// heal opens the link again.
-func (p *proxy) heal() {
-	p.t.Helper()
+// speak lets bytes through again.
+func (p *proxy) speak() {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	select {
 	case <-p.silent:
 	default:
 		close(p.silent)
 	}
+}
+
+// heal opens the link again. A child that was being forked when the listener
+// was closed holds it until its exec: the address is taken for that moment.
+func (p *proxy) heal() {
+	p.t.Helper()
+	p.speak()
+	p.mu.Lock()
 	refused := p.listener == nil
 	p.mu.Unlock()
 	if !refused {
 		return
 	}
-	l, err := net.Listen("tcp", p.addr)
-	if err != nil {
-		p.t.Errorf("heal: %v", err)
-		return
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		l, err := net.Listen("tcp", p.addr)
+		if err == nil {
+			p.serve(l)
+			return
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(deadline) {
+			p.t.Errorf("heal: %v", err)
+			return
+		}
 	}
-	p.serve(l)
 }
