@@ -48,6 +48,11 @@ func keysOf(ops []store.Op, events []lifecycle.Event) []notify.Key {
 		}
 		switch kind, _, _ := strings.Cut(e.Topic, "."); kind {
 		case "build", "attempt":
+			// An accept frees nothing, and before it ACKs one a session looks at
+			// what is wanted anyway (P-accept).
+			if e.Topic == lifecycle.TopicAttemptAccepted || e.Topic == lifecycle.TopicBuildRunning {
+				continue
+			}
 			add(notify.Queue, "")
 			if e.Instance != "" {
 				add(notify.Slave, string(e.Instance))

@@ -10,16 +10,19 @@ import (
 )
 
 // TestLogHints: a log that became whole makes a session look for a forget only
-// if it may be the last word of its attempt (P-forget).
+// if it may be the last word of its attempt (P-forget); before the ACK of an
+// accept it looks without being told.
 func TestLogHints(t *testing.T) {
 	whole := lifecycle.Event{Topic: lifecycle.TopicLogComplete, Build: "b", Attempt: "a", Slave: "s", Instance: "i"}
 	ended := lifecycle.Event{Topic: lifecycle.TopicAttemptSucceeded, Build: "b", Attempt: "a", Slave: "s", Instance: "i"}
+	accepted := lifecycle.Event{Topic: lifecycle.TopicAttemptAccepted, Build: "b", Attempt: "a", Slave: "s", Instance: "i"}
 	for _, c := range []struct {
 		name   string
 		ops    []store.Op
 		events []lifecycle.Event
 		want   bool
 	}{
+		{"accepted", []store.Op{&store.ApplyStatus{Attempt: "a"}}, []lifecycle.Event{accepted}, false},
 		{"a step has ended", []store.Op{&store.ApplyStatus{Attempt: "a"}}, []lifecycle.Event{whole}, false},
 		{"the attempt, too", []store.Op{&store.ApplyStatus{Attempt: "a"}}, []lifecycle.Event{whole, ended}, true},
 		{"bytes of a running attempt", []store.Op{&store.ApplyLog{Attempt: "a"}}, []lifecycle.Event{whole}, false},

@@ -10,9 +10,8 @@ import (
 	holdfastv1 "holdfast/proto/holdfast/v1"
 )
 
-// settle is how long after an ACK a session looks again at what is wanted. The
-// commit may have made an attempt ready to be forgotten, or moved the marks a
-// forget has to carry, without an event that would hint at it (P-forget).
+// settle is how long after some ACKs a session looks again at what is wanted
+// (see settles).
 const settle = time.Second
 
 // sentWant is what the slave was last told of an attempt in this session.
@@ -49,6 +48,10 @@ func (s *session) send(ctx context.Context, stream holdfastv1.LinkService_Connec
 		// after its commit, so it leaves ahead of the ACK.
 		wants = wants || accepted
 		if wants {
+			select {
+			case <-hints.C: // what it hints at will be read now
+			default:
+			}
 			if err := s.sendWants(ctx, stream); err != nil {
 				return err
 			}
@@ -62,11 +65,25 @@ func (s *session) send(ctx context.Context, stream holdfastv1.LinkService_Connec
 			return err
 		}
 		s.server.metrics.acks.Inc()
-		if !wants && !settling {
+		if !wants && !settling && s.settles(ack) {
 			settling = true
 			look.Reset(settle)
 		}
 	}
+}
+
+// settles reports whether a commit that this ACK tells of may have changed what
+// is wanted without an event that would hint at it: it may have moved the marks
+// that a forget has to carry, or brought the last of a log that is not whole
+// (P-forget). Of an attempt that is just to run it has not.
+func (s *session) settles(ack *holdfastv1.Ack) bool {
+	for _, m := range ack.GetMarks() {
+		sent, ok := s.sent[lifecycle.AttemptID(m.GetAttemptId())]
+		if !ok || sent.kind != store.WantRun || sent.reason != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // sendWants reads what is wanted of the slave and sends what is new (P-want).
