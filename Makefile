@@ -54,12 +54,13 @@ deps: ## Install what the tests need and is missing (Debian, as root), else say 
 	@tools/deps.sh
 
 # The simulation runs twice: with the race detector as one package among all,
-# shortened, then without it at full length.
+# shortened, then without it at full length. The detector makes each process
+# sleep for 1 s before it exits if it is not told otherwise.
 .PHONY: test
 test: deps ## Run all tests, with the race detector where gcc is (under 15 minutes)
 	race=$$(tools/race.sh); \
 	if [ -z "$$race" ]; then exec $(GOTEST) -timeout 12m ./...; fi; \
-	CGO_ENABLED=1 $(GOTEST) $$race -timeout 12m ./...; \
+	CGO_ENABLED=1 GORACE=atexit_sleep_ms=20 $(GOTEST) $$race -timeout 12m ./...; \
 	$(GOTEST) -timeout 12m ./cmd/internal/sim/...
 
 .PHONY: test-short

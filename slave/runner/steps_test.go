@@ -77,6 +77,7 @@ func TestEnds(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			a := prepare(t, "", Plan{Steps: []PlanStep{tt.step}})
 			if err := os.Mkdir(filepath.Join(a.ws, "sub"), 0o755); err != nil {
 				t.Fatal(err)
