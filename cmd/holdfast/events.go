@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,6 +50,12 @@ where.`,
 
 func (o *eventsOptions) run(ctx context.Context, m *client.Client, std stdio, fromNow bool) error {
 	say := func(format string, args ...any) { fmt.Fprintf(std.err, "holdfast: "+format+"\n", args...) }
+	for _, topic := range o.topics {
+		// A newer master may have kinds that we do not know, so that this is no error.
+		if kind, _, _ := strings.Cut(topic, "."); kind != "*" && !slices.Contains(eventKinds, kind) {
+			say("no topic begins with %q, as far as this version knows; they begin with %s", topic, strings.Join(eventKinds, ", "))
+		}
+	}
 	q := client.EventQuery{Since: o.since, FromNow: fromNow, Topics: o.topics, Build: o.build, Follow: o.follow}
 	if o.follow {
 		q.Lost = func(why string) { say("the connection to the master is cut (%s); reconnecting", oneLine(clean(why))) }
@@ -66,6 +73,9 @@ func (o *eventsOptions) run(ctx context.Context, m *client.Client, std stdio, fr
 		return err
 	})
 }
+
+// eventKinds is what comes before the dot in topics.
+var eventKinds = []string{"attempt", "build", "log", "note", "slave", "step"}
 
 // eventLine is an event for people.
 func eventLine(e *holdfastv1.Event) string {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -82,7 +83,38 @@ func (o *logsOptions) run(ctx context.Context, m *client.Client, std stdio) erro
 			return err
 		}
 	}
+	if o.follow && o.attempt == 0 && o.step == 0 {
+		o.tellWhatFollows(ctx, m, a, say)
+	}
 	return nil
+}
+
+// tellWhatFollows: the log is whole, and the build may go on all the same. That
+// is said to people only, and is not worth a failure or a long wait.
+func (o *logsOptions) tellWhatFollows(ctx context.Context, m *client.Client, read *holdfastv1.Attempt, say func(string, ...any)) {
+	number := int(read.GetNumber())
+	for range 10 { // the attempt's end comes right after that of its last step
+		b, err := m.Build(ctx, o.id)
+		if err != nil || len(b.GetAttempts()) < number {
+			return
+		}
+		a, newest := b.GetAttempts()[number-1], len(b.GetAttempts())
+		switch {
+		case client.Done(b) && newest == number:
+			return
+		case newest > number:
+			say("this was attempt %d: %s; by now the build is at attempt %d: holdfast logs -f %s", number, attemptResult(a), newest, o.id)
+			return
+		case b.GetState() == "queued":
+			say("this was attempt %d: %s; the build is tried again: holdfast logs -f %s --attempt %d", number, attemptResult(a), o.id, number+1)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // find returns the attempt to read. With --follow it waits for one to begin,

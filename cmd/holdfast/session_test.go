@@ -130,6 +130,7 @@ steps:
 	do("explain", id, "--json")
 	do("events", "--build", id, "--topic", "build", "--topic", "attempt", "--topic", "step") // log.complete comes when it comes
 	do("events", "--build", id, "--topic", "build.failed", "--json")
+	do("events", "--build", id, "--topic", "bulid")
 	do("cancel", id, "--reason", "too late")
 	do("unshelve", id, "--reason", "was never there")
 
@@ -141,6 +142,12 @@ steps:
 	do("cancel", id, "--reason", "seen enough", "--json")
 	do("cancel", id, "--reason", "seen enough")
 	do("shelf")
+
+	write("name: twice\nretry: {backoff: 1h, backoff_cap: 1h}\nsteps:\n  - {name: s, run: \"echo evidence; exit 75\", retry_exit_codes: [75]}\n")
+	f.run(t, "submit", "-f", file)
+	id = newest()
+	do("logs", "-f", id)
+	f.ok(t, "cancel", id, "--reason", "seen enough")
 
 	do("run", "--json", "--name", "quiet", "--", "true")
 	r := do("submit", "--name", "keyed", "--request-key", t.Name(), "--", "true")
