@@ -60,6 +60,7 @@ func exitCode(err error) int {
 		unreachable *client.UnreachableError
 		refused     *rpcerr.Error
 		identity    *store.IdentityError
+		path        *fs.PathError
 	)
 	switch {
 	case err == nil:
@@ -75,6 +76,9 @@ func exitCode(err error) int {
 		}
 	case errors.As(err, &usage), errors.Is(err, client.ErrAddress):
 		return exitUsage
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENOTDIR),
+		errors.As(err, &path) && path.Op == "mkdir" && !errors.Is(err, syscall.ENOSPC):
+		return exitUsage // a data directory that cannot be one
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted
 	case errors.As(err, &unreachable), errors.Is(err, client.ErrNoMaster):

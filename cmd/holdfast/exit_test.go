@@ -37,6 +37,9 @@ func TestExitCode(t *testing.T) {
 		{fmt.Errorf("x: %w", client.ErrNoMaster), 5},
 		{errNotFound, 6},
 		{fs.ErrNotExist, 70},
+		{fmt.Errorf("x: %w", &fs.PathError{Op: "open", Path: "/root/x", Err: syscall.EACCES}), 2},
+		{fmt.Errorf("x: %w", &fs.PathError{Op: "mkdir", Path: "/proc/x", Err: syscall.ENOENT}), 2},
+		{fmt.Errorf("x: %w", &fs.PathError{Op: "mkdir", Path: "/x", Err: syscall.ENOSPC}), 70},
 		{&store.IdentityError{}, 7},
 		{fmt.Errorf("listen: %w", syscall.EADDRINUSE), 7},
 		{fmt.Errorf("open: %w", store.ErrInUse), 7},
@@ -163,6 +166,20 @@ func TestImpossibleID(t *testing.T) {
 		{"unshelve", "\x1b[31m", "--reason", "r"}, {"journal", "ls", "/no/such/place"}} {
 		r := run(t, "", args...)
 		if r.code != exitNotFound || strings.Count(r.err, "\n") != 1 || strings.Contains(r.err, "\x1b") {
+			t.Errorf("%q: exit code %d, %q", args, r.code, r.err)
+		}
+	}
+}
+
+// A slave that could never be admitted, or has nowhere to keep its journal, does
+// not start.
+func TestImpossibleSlave(t *testing.T) {
+	for _, args := range [][]string{
+		{"--data", t.TempDir(), "--name", "a/b"}, {"--data", t.TempDir(), "--name", strings.Repeat("x", 64)},
+		{"--data", "/dev/null/x"}, {"--data", "/proc/x"},
+	} {
+		r := run(t, "", append([]string{"slave", "--master", "127.0.0.1:1"}, args...)...)
+		if r.code != exitUsage || r.err == "" {
 			t.Errorf("%q: exit code %d, %q", args, r.code, r.err)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/cmd/internal/client"
+	"holdfast/master/link"
 	"holdfast/slave"
 )
 
@@ -68,6 +69,11 @@ func (o *slaveOptions) config() (slave.Config, error) {
 	for _, addr := range o.masters {
 		if err := client.CheckAddr(addr); err != nil {
 			return slave.Config{}, badUsage("--master: %w", err)
+		}
+	}
+	if o.name != "" {
+		if err := link.CheckSlaveName(o.name); err != nil {
+			return slave.Config{}, badUsage("--name: %w", err)
 		}
 	}
 	if o.slots < 1 {

@@ -30,13 +30,21 @@ const (
 // shell commands.
 var slaveName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
+// CheckSlaveName says what is wrong with a slave's name, before it says Hello.
+func CheckSlaveName(name string) error {
+	if !slaveName.MatchString(name) {
+		return fmt.Errorf("slave name %.80q: use 1 to 63 letters, digits, dots, dashes and underscores, the first a letter or digit", name)
+	}
+	return nil
+}
+
 // checkHello refuses what cannot be right, with words a person can act on.
 func checkHello(h *holdfastv1.Hello) error {
 	bad := func(format string, args ...any) error {
 		return rpcerr.New(rpcerr.BadHello, "Hello refused: "+format, args...)
 	}
-	if !slaveName.MatchString(h.GetSlaveName()) {
-		return bad("slave name %.80q: use 1 to 63 letters, digits, dots, dashes and underscores", h.GetSlaveName())
+	if err := CheckSlaveName(h.GetSlaveName()); err != nil {
+		return bad("%v", err)
 	}
 	for _, id := range []struct{ what, id string }{
 		{"instance id", h.GetInstanceId()}, {"journal id", h.GetJournalId()}, {"store id", h.GetStoreId()},
