@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"holdfast/journal"
@@ -158,6 +160,21 @@ func TestRemoveTreeRemovesReadOnlyDirectories(t *testing.T) {
 	if err := removeTree(root); err != nil {
 		t.Errorf("nothing there: %v", err)
 	}
+}
+
+// An agent that is stopped says nothing for ever, and is not waited for as long.
+func TestCopyJournalOfStoppedAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		defer ours.Close()
+		defer theirs.Close()
+		began := time.Now()
+		go func() { _, _ = theirs.Write(make([]byte, 100)) }() // and is stopped in the middle
+		err := copyTrailed(io.Discard, patientReader{ours})
+		if !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != copyPatience {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+	})
 }
 
 func TestCopyJournal(t *testing.T) {

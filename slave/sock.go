@@ -30,6 +30,10 @@ const acceptRetry = time.Second
 // sockTimeout limits one conversation, so that a stuck reader is let go.
 const sockTimeout = 5 * time.Minute
 
+// copyPatience is how long a reader waits for the next bytes: the agent may be
+// stopped, and will never say so.
+const copyPatience = 10 * time.Second
+
 // The stream: the copy, then 4 bytes that say it is whole. A reader that gets
 // anything else at the end has a broken copy.
 var sockTrailer = []byte("hJOK")
@@ -124,7 +128,21 @@ func CopyJournal(ctx context.Context, dir string, w io.Writer) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	return copyTrailed(w, conn)
+	err = copyTrailed(w, patientReader{conn})
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("the agent that runs on %s has said nothing for %v (is it stopped, or its disk stuck?): %w", dir, copyPatience, err)
+	}
+	return err
+}
+
+// patientReader gives each read copyPatience.
+type patientReader struct{ net.Conn }
+
+func (r patientReader) Read(p []byte) (int, error) {
+	if err := r.SetReadDeadline(time.Now().Add(copyPatience)); err != nil {
+		return 0, err
+	}
+	return r.Conn.Read(p)
 }
 
 // copyTrailed copies all but the trailer, which must be there.
