@@ -71,11 +71,15 @@ func TestUnservableBuildsCostNothing(t *testing.T) {
 		return n
 	}
 	s := r.NewSlave("a", 2).MustConnect()
-	fill(r, many, r.Submit(1), map[string]string{"pool": "nowhere"})
+	like := r.Submit(1)
+	first := s.Run()
+	fill(r, many, like, map[string]string{"pool": "nowhere"})
+	r.Submit(1) // what is put into the store itself gives no hint
 	st := s.Run()
 	r.Until("all are told", func() bool { return waits(lifecycle.WaitNoSlave) == many })
 
 	counted.rows.Store(0)
+	ended(first)
 	ended(st)
 	for range 20 {
 		r.Submit(1)
@@ -89,9 +93,9 @@ func TestUnservableBuildsCostNothing(t *testing.T) {
 	b := r.NewSlave("b", 1)
 	b.Hello.Labels = map[string]string{"pool": "nowhere"}
 	b.MustConnect()
-	first := b.Run()
+	busy := b.Run()
 	r.Until("all wait for the slave", func() bool { return waits(lifecycle.WaitBusy) == many-1 })
-	ended(first)
+	ended(busy)
 	ended(b.Run())
 }
 
