@@ -1,15 +1,18 @@
 package slave
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"holdfast/journal/journaltest"
 	holdfastv1 "holdfast/proto/holdfast/v1"
+	"holdfast/slave/spool"
 )
 
 // kept lists what is in DIR/refused.
@@ -154,4 +157,52 @@ func TestEvidenceIsBounded(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What no store has of a log is kept raw, from the mark on; damage costs itself
+// and no more, and there is a bound.
+func TestReadRest(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	w, err := spool.NewWriter(spool.Config{Dir: dir, NoSync: true, SegmentBytes: 300})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const line = 90
+	var whole []byte
+	for i := range 9 {
+		text := bytes.Repeat([]byte{byte('a' + i)}, line)
+		whole = append(whole, text...)
+		if _, err := w.Write(spool.Stdout, text, time.Unix(0, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	check := func(from int64, limit int, want []byte) {
+		t.Helper()
+		if got, start, err := readRest(dir, from, limit); err != nil || start != from || !bytes.Equal(got, want) {
+			t.Errorf("from %d, at most %d: %d bytes from %d, %v, want %d", from, limit, len(got), start, err, len(want))
+		}
+	}
+	check(0, 1<<20, whole)
+	check(100, 1<<20, whole[100:])
+	check(0, 200, whole[:200])
+	check(int64(len(whole)), 1<<20, nil)
+
+	segments, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(segments) < 3 {
+		t.Fatalf("%v, %v", segments, err)
+	}
+	b, err := os.ReadFile(segments[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := bytes.IndexByte(b, b[len(b)-1]) // within the last line of the segment
+	b[i] ^= 0xFF
+	if err := os.WriteFile(segments[1], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lost := int(b[len(b)-1]-'a') * line
+	check(0, 1<<20, slices.Concat(whole[:lost], whole[lost+line:]))
 }

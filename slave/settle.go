@@ -75,11 +75,12 @@ func (t *attempt) drop(ctx context.Context) error {
 }
 
 // setAside forgets an attempt whose stream was refused or has diverged: it is
-// stopped, and what the store did not take is kept in a file for people
-// (P-refuse, P-diverged).
+// stopped, and what the store did not take, updates and log bytes, is kept in
+// files for people (P-refuse, P-diverged).
 //
-// If we crash before the file is whole, it is written again; after it and
-// before the drop, it is found to be there.
+// If we crash before a file is whole, it is written again; after it and before
+// the drop, it is found to be there. The next agent may know fewer log bytes to
+// be ACKed: then a second, longer file is written beside the first.
 func (t *attempt) setAside(ctx context.Context, forget *forgetOrder) (time.Duration, error) {
 	if t.launched {
 		s, err := t.look()
@@ -110,7 +111,12 @@ func (t *attempt) setAside(ctx context.Context, forget *forgetOrder) (time.Durat
 		t.log.Error("cannot keep what the store refused; trying again", "err", err)
 		return holdOff, nil
 	}
-	t.log.Warn("the master set the attempt aside", "why", forget.reason, "kept", path)
+	logs, err := t.keepLogs(evidenceRefused)
+	if err != nil {
+		t.log.Error("cannot keep the log that no store has; trying again", "err", err)
+		return holdOff, nil
+	}
+	t.log.Warn("the master set the attempt aside", "why", forget.reason, "kept", path, "logs", logs)
 	if err := removeWorkspace(t.a.cfg.Dir, &t.meta); err != nil {
 		t.log.Warn("cannot remove the workspace", "err", err)
 	}

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
@@ -130,7 +131,23 @@ func TestRefuseNoLoop(t *testing.T) {
 		if err != nil || len(kept) != 1 {
 			t.Errorf("kept for people: %v, %v", kept, err)
 		}
+		logs, err := filepath.Glob(filepath.Join(s.slaves[0].dir, "refused", string(poisoned)+"-*.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := list[0].Steps[0]
+		said, got := s.truth.said(string(poisoned), string(first.ID)), s.record(id).Attempts[0].Steps[0].LogMark
+		for _, path := range logs {
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got += info.Size()
+		}
+		if got != said {
+			t.Errorf("the step said %d bytes; store and %v have %d", said, logs, got)
+		}
 		s.wholeLog(id, play)
-		s.setAside = string(poisoned) // in that file, and not in the store
+		s.setAside = string(poisoned) // in those files, and not in the store
 	})
 }

@@ -98,6 +98,13 @@ func (t *truth) wrote(attempt, step string, text []byte) {
 	t.bytes += int64(len(text))
 }
 
+// said is how many bytes a step has written.
+func (t *truth) said(attempt, step string) int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.attempts[attempt].steps[step].bytes
+}
+
 // kill asks for the death of a slave's agent. It is not waited for.
 func (t *truth) kill(slave string) {
 	select {
