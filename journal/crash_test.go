@@ -189,9 +189,9 @@ func TestCrashEveryWrite(t *testing.T) {
 // TestCrashEveryError: the N-th call fails with EIO instead. Nothing is acknowledged that is not there afterwards, and
 // after a restart without the fault everything is as acknowledged.
 func TestCrashEveryError(t *testing.T) {
-	stride := 2 // TestFaults fails every one of them too, from within
-	if os.Getenv("HOLDFAST_SLOW") != "" {
-		stride = 1
+	stride := 1
+	if testing.Short() {
+		stride = 3 // TestFaults fails every one of them too, from within
 	}
 	everyCall(t, diskCalls, "error=EIO", stride)
 }

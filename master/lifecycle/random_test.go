@@ -13,7 +13,7 @@ import (
 
 // TestRandom drives builds through random histories against the promises.
 func TestRandom(t *testing.T) {
-	for seed := range uint64(150) {
+	for seed := range uint64(400) {
 		h := randomHistory(seed)
 		if first, second := drive(t, h), drive(t, h); first != second {
 			t.Fatalf("seed %d: the same history had two outcomes", seed)

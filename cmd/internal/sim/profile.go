@@ -86,8 +86,8 @@ func Sparse() Profile {
 			ScanEvery: 12 * time.Hour, Tick: time.Hour, SafetyPoll: noPoll,
 		},
 		Latency: 40 * time.Millisecond, LostAfter: 36 * time.Hour, Slots: 2,
-		Builds: 1.3, Cancels: 0.03, Lasts: [2]time.Duration{time.Minute, 20 * time.Hour},
-		Steps: 9, Silent: 0.7, Bursts: 1, Lines: 20, Width: 60,
+		Builds: 2.1, Cancels: 0.03, Lasts: [2]time.Duration{time.Minute, 20 * time.Hour},
+		Steps: 5, Silent: 0.7, Bursts: 1, Lines: 20, Width: 60,
 		Faults: map[Fault]float64{
 			Drop: 0.3, Cut: 0.3, Hang: 0.1, HangUp: 0.03, HangDown: 0.03, Swallow: 0.03, SwallowUp: 0.02, SwallowDown: 0.02,
 			AgentStop: 0.05, AgentKill: 0.05, RunnerKill: 0.02, Reboot: 0.01,

@@ -28,12 +28,6 @@ func scenario(t *testing.T, change func(*Config), fn func(t *testing.T, s *stage
 		seeds = seeds[:1]
 		t.Logf("scaled down for %s: one seed instead of %d", why, len(scenarioSeeds))
 	}
-	scenarioOf(t, seeds, change, fn)
-}
-
-// scenarioOf is scenario with seeds of its own.
-func scenarioOf(t *testing.T, seeds []uint64, change func(*Config), fn func(t *testing.T, s *stage)) {
-	t.Helper()
 	if *seedFlag != 0 {
 		seeds = []uint64{*seedFlag}
 	}
