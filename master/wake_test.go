@@ -38,3 +38,18 @@ func TestLogHints(t *testing.T) {
 		})
 	}
 }
+
+// TestQueueHints: dispatch looks when something may have been freed, and not when
+// a slave has only said that it takes what it was given.
+func TestQueueHints(t *testing.T) {
+	for topic, want := range map[string]bool{
+		lifecycle.TopicBuildQueued: true, lifecycle.TopicBuildRetry: true, lifecycle.TopicBuildRunning: false,
+		lifecycle.TopicAttemptAccepted: false, lifecycle.TopicAttemptRefused: true, lifecycle.TopicAttemptSucceeded: true,
+		lifecycle.TopicAttemptLost: true, lifecycle.TopicStepEnded: false, store.TopicSlaveConnected: true,
+	} {
+		events := []lifecycle.Event{{Topic: topic, Build: "b", Attempt: "a", Slave: "s", Instance: "i"}}
+		if got := slices.Contains(keysOf(nil, events), notify.Key{Kind: notify.Queue}); got != want {
+			t.Errorf("%s: dispatch looks = %v, want %v", topic, got, want)
+		}
+	}
+}

@@ -58,7 +58,7 @@
 //	                    what could not be killed                      leftovers
 //	attempts/ID/        plan, records, spool                          runner; attempt removes it
 //	work/ID, kept/NAME  workspaces                                    attempt
-//	refused/            frames that a store refused or a snapshot replaced, and log that no store has, for people; bounded
+//	refused/            what no store took, or a snapshot replaced, for people; bounded
 //	orphaned/           directories whose journal record was lost, for people
 //	lock, wake, agent.sock
 //

@@ -4,7 +4,7 @@
 #
 # SQLite is C turned into Go, on memory that the detector does not know. To watch
 # it finds nothing and takes most of the time. Its locks are Go's, and those are
-# seen as ever.
+# seen as ever; so is its driver, which copies what we hand over.
 set -euo pipefail
 
 if command -v "$(go env CC | cut -d' ' -f1)" >/dev/null && echo '#include <stdlib.h>' | $(go env CC) -E - >/dev/null 2>&1; then

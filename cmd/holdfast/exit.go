@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -60,7 +61,6 @@ func exitCode(err error) int {
 		unreachable *client.UnreachableError
 		refused     *rpcerr.Error
 		identity    *store.IdentityError
-		path        *fs.PathError
 	)
 	switch {
 	case err == nil:
@@ -74,11 +74,8 @@ func exitCode(err error) int {
 		default:
 			return exitFailed
 		}
-	case errors.As(err, &usage), errors.Is(err, client.ErrAddress):
+	case errors.As(err, &usage), errors.Is(err, client.ErrAddress), noDataDir(err):
 		return exitUsage
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENOTDIR),
-		errors.As(err, &path) && path.Op == "mkdir" && !errors.Is(err, syscall.ENOSPC):
-		return exitUsage // a data directory that cannot be one
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted
 	case errors.As(err, &unreachable), errors.Is(err, client.ErrNoMaster):
@@ -99,6 +96,18 @@ func exitCode(err error) int {
 		return code
 	}
 	return exitInternal
+}
+
+// noDataDir reports whether a daemon has found at its start that its data
+// directory cannot be one: it could not make it, or the lock in it. The same
+// failure later, of another file, is the machine's and not the command line's.
+func noDataDir(err error) bool {
+	var path *fs.PathError
+	if !errors.As(err, &path) || path.Op != "mkdir" && !strings.HasSuffix(path.Path, "lock") {
+		return false
+	}
+	return slices.ContainsFunc([]error{fs.ErrPermission, fs.ErrNotExist, syscall.ENOTDIR, syscall.EROFS},
+		func(is error) bool { return errors.Is(path.Err, is) })
 }
 
 // exitCodeOf maps a master's refusal.

@@ -89,29 +89,31 @@ func (o *logsOptions) run(ctx context.Context, m *client.Client, std stdio) erro
 	return nil
 }
 
+// followPatience is how long a followed log that is whole waits for the end of
+// its attempt, which comes right after that of the last step.
+const followPatience = time.Second
+
 // tellWhatFollows: the log is whole, and the build may go on all the same. That
 // is said to people only, and is not worth a failure or a long wait.
 func (o *logsOptions) tellWhatFollows(ctx context.Context, m *client.Client, read *holdfastv1.Attempt, say func(string, ...any)) {
+	ctx, cancel := context.WithTimeout(ctx, followPatience)
+	defer cancel()
 	number := int(read.GetNumber())
-	for range 10 { // the attempt's end comes right after that of its last step
+	for ctx.Err() == nil {
 		b, err := m.Build(ctx, o.id)
 		if err != nil || len(b.GetAttempts()) < number {
 			return
 		}
-		a, newest := b.GetAttempts()[number-1], len(b.GetAttempts())
-		switch {
-		case client.Done(b) && newest == number:
-			return
-		case newest > number:
-			say("this was attempt %d: %s; by now the build is at attempt %d: holdfast logs -f %s", number, attemptResult(a), newest, o.id)
-			return
-		case b.GetState() == "queued":
-			say("this was attempt %d: %s; the build is tried again: holdfast logs -f %s --attempt %d", number, attemptResult(a), o.id, number+1)
+		next := len(b.GetAttempts()) > number
+		if next || b.GetState() == "queued" {
+			say("this was attempt %d: %s; the build is tried again: holdfast logs -f %s --attempt %d",
+				number, attemptResult(b.GetAttempts()[number-1]), o.id, number+1)
+		}
+		if next || b.GetState() != "running" {
 			return
 		}
 		select {
 		case <-ctx.Done():
-			return
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -168,6 +169,17 @@ steps:
 		fmt.Fprintf(&transcript, "$ holdfast %s DIR\n%s[%d]\n\n", strings.Join(args, " "), out, r.code)
 	}
 	golden(t, "session.golden", transcript.String())
+
+	// What has happened here has topics of the kinds that `events` names.
+	var e struct{ Topic string }
+	for line := range strings.Lines(f.ok(t, "events", "--since", "0", "--json")) {
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatal(err)
+		}
+		if kind, _, _ := strings.Cut(e.Topic, "."); !slices.Contains(eventKinds, kind) {
+			t.Errorf("topic %s is of a kind that `events` does not know", e.Topic)
+		}
+	}
 }
 
 // The document of `slaves --json` and of the health checks.

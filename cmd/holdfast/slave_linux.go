@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -71,10 +73,16 @@ func (o *slaveOptions) config() (slave.Config, error) {
 			return slave.Config{}, badUsage("--master: %w", err)
 		}
 	}
-	if o.name != "" {
-		if err := link.CheckSlaveName(o.name); err != nil {
-			return slave.Config{}, badUsage("--name: %w", err)
+	name := o.name
+	if name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return slave.Config{}, fmt.Errorf("find a name for the slave: %w; give it one with --name", err)
 		}
+		name = host
+	}
+	if err := link.CheckSlaveName(name); err != nil {
+		return slave.Config{}, badUsage("--name: %w", err)
 	}
 	if o.slots < 1 {
 		return slave.Config{}, badUsage("--slots wants at least 1, got %d", o.slots)
@@ -98,7 +106,7 @@ func (o *slaveOptions) config() (slave.Config, error) {
 	}
 	cfg := slave.Config{
 		VerifyExe: verify,
-		Dir:       o.data, Name: o.name, Masters: o.masters, Slots: o.slots, Labels: labels, Exe: exe,
+		Dir:       o.data, Name: name, Masters: o.masters, Slots: o.slots, Labels: labels, Exe: exe,
 		Logger: o.log, Version: version, EnvAllow: o.envAllow,
 		SpoolQuota: int64(o.spoolQuota), MinFree: int64(o.minFree), JournalMax: int64(o.journalMax),
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -262,19 +263,32 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
+// processGroup makes a cgroup that may hold so many processes, in whichever
+// version of cgroups limits them here.
+func processGroup(t *testing.T, processes int) (dir string) {
+	t.Helper()
+	root := "/sys/fs/cgroup/pids" // version 1
+	if _, err := os.Stat(root); err != nil {
+		root = "/sys/fs/cgroup"
+		_ = os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("+pids"), 0o600) // it may be so already
+	}
+	dir = filepath.Join(root, fmt.Sprintf("holdfast-test-%d", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		journaltest.SkipOrFail(t, fmt.Sprintf("no cgroup of processes: %v", err))
+	}
+	t.Cleanup(func() {
+		await(t, "an empty cgroup", func() bool { return unix.Rmdir(dir) == nil })
+	})
+	if err := os.WriteFile(filepath.Join(dir, "pids.max"), []byte(strconv.Itoa(processes)), 0o600); err != nil {
+		journaltest.SkipOrFail(t, fmt.Sprintf("no limit of processes in a cgroup: %v", err))
+	}
+	return dir
+}
+
 // TestSurvivesForkBomb: a step that uses up all processes there may be cannot
 // kill its runner.
 func TestSurvivesForkBomb(t *testing.T) {
-	group := filepath.Join("/sys/fs/cgroup/pids", fmt.Sprintf("holdfast-test-%d", os.Getpid()))
-	if err := os.Mkdir(group, 0o755); err != nil {
-		t.Skipf("no cgroup of processes: %v", err) // not everywhere, in CI neither
-	}
-	t.Cleanup(func() {
-		await(t, "an empty cgroup", func() bool { return unix.Rmdir(group) == nil })
-	})
-	if err := os.WriteFile(filepath.Join(group, "pids.max"), []byte("60"), 0o600); err != nil {
-		t.Skip(err)
-	}
+	group := processGroup(t, 60)
 	a := prepare(t, "", Plan{Steps: []PlanStep{{
 		Run:   "echo $$ > " + group + "/cgroup.procs; echo $PPID > " + group + "/cgroup.procs; " + quote([]string{"perl", "-e", `while (1) { fork() // do { open(F, ">full"); print "full\n" } }`}),
 		Grace: 10 * time.Millisecond,

@@ -26,7 +26,9 @@ const (
 )
 
 // homeOf names the directory itself, by whatever path it is reached and whatever
-// it is renamed to; empty if it cannot be told.
+// it is renamed to; empty if it cannot be told. One that was copied to another
+// file system is another, also if the original is gone: what its dead runners
+// left is then nobody's, for a copy cannot know that there is no original.
 func homeOf(dir string) string {
 	var st unix.Stat_t
 	if unix.Stat(dir, &st) != nil {
