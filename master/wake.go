@@ -35,6 +35,10 @@ func keysOf(ops []store.Op, events []lifecycle.Event) []notify.Key {
 			add(notify.Log, string(op.Attempt))
 		case *store.Connect, *store.RefuseFrame, *store.Lose:
 			add(notify.Queue, "")
+		case *store.ChangeSlave:
+			add(notify.Slave, string(op.Session.Instance)) // a reset ends its session
+			add(notify.Queue, "")
+			add(notify.Away, "")
 		case *store.EndSessions:
 			add(notify.Queue, "")
 			add(notify.Away, "")

@@ -27,6 +27,21 @@ func counts(a *Attempt) bool {
 	}
 }
 
+// SlaveEnd is the end of an attempt as evidence about its slave; false: it has
+// not ended, or in a way that says nothing.
+func (a *Attempt) SlaveEnd() (retry.SlaveEnd, bool) {
+	e := retry.SlaveEnd{Build: string(a.Build), Cause: a.Cause, Accepted: a.Accepted(), At: a.Finished}
+	switch a.State {
+	case AttemptSucceeded:
+		e.Cause = ""
+		return e, true
+	case AttemptFailed, AttemptLost, AttemptRefused:
+		return e, e.Cause != ""
+	default:
+		return e, false
+	}
+}
+
 // neutral reports whether an attempt ended without having cost anything.
 func neutral(a *Attempt) bool {
 	return a.State == AttemptWithdrawn ||

@@ -38,6 +38,21 @@ func (r *Record) Lose(now time.Time, jitter float64, id AttemptID, cause retry.C
 	return nil
 }
 
+// Vacate gives back the slot of an attempt that is over and of which its slave
+// has not said so, because a person has reset the slave. Should the slave come
+// back and still hold it, it occupies a slot again. No effect on others.
+func (r *Record) Vacate(now time.Time, id AttemptID) error {
+	a, err := r.find(id)
+	if err != nil {
+		return err
+	}
+	if a.Slot && !a.State.Live() {
+		a.Slot = false
+		r.touch(r.at(now), a)
+	}
+	return nil
+}
+
 // why joins a cause and its detail.
 func why(cause retry.Cause, detail string) string {
 	if detail == "" {

@@ -88,7 +88,7 @@ func (s *session) settles(ack *holdfastv1.Ack) bool {
 
 // sendWants reads what is wanted of the slave and sends what is new (P-want).
 func (s *session) sendWants(ctx context.Context, stream holdfastv1.LinkService_ConnectServer) error {
-	wants, err := s.server.store.Wants(ctx, s.slave.Instance)
+	wants, err := s.server.store.Wants(ctx, s.id())
 	if err != nil {
 		return refusal(err)
 	}

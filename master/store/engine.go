@@ -24,7 +24,7 @@ var errUndo = errors.New("undo")
 //	       └────────────────────┴───── again, without that op ──┘
 func Group(ctx context.Context, begin func(context.Context, func(Tx) error) error, ops []Op) error {
 	refused := make([]bool, len(ops))
-	var extra []lifecycle.BuildID
+	var extra extra
 	for _, op := range ops {
 		op.reset()
 	}
@@ -56,9 +56,9 @@ func Group(ctx context.Context, begin func(context.Context, func(Tx) error) erro
 // apply runs the ops that are not refused, in order, and saves what they
 // change. Ops that turn out to be refused after they changed something are
 // marked, and everything in memory starts over from rows read again.
-func apply(ctx context.Context, tx Tx, ops []Op, refused []bool, extra *[]lifecycle.BuildID) (*group, error) {
+func apply(ctx context.Context, tx Tx, ops []Op, refused []bool, extra *extra) (*group, error) {
 again:
-	g, err := load(ctx, tx, ops, refused, *extra)
+	g, err := load(ctx, tx, ops, refused, extra)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,6 @@ again:
 		op.reset()
 		g.current = i
 		before := len(g.events)
-		var need *needBuild
 		switch err := op.apply(ctx, g); {
 		case err == nil:
 			g.collect()
@@ -81,12 +80,17 @@ again:
 		case errors.Is(err, errUndo):
 			refused[i] = true
 			goto again
-		case errors.As(err, &need) && !slices.Contains(*extra, need.id):
-			*extra = append(*extra, need.id)
+		case extra.take(err):
 			goto again
 		default:
 			return g, err
 		}
+	}
+	switch err := g.judge(ctx); {
+	case extra.take(err):
+		goto again
+	case err != nil:
+		return g, err
 	}
 	w := g.writes()
 	if w.empty() {
@@ -108,8 +112,8 @@ func (w *Writes) empty() bool {
 // from the rows of its attempts, so a group with ops that may change a build
 // first looks, then reads and locks everything in one go. What has come up in
 // between is read in another round.
-func load(ctx context.Context, tx Tx, ops []Op, refused []bool, extra []lifecycle.BuildID) (*group, error) {
-	k := Keys{Builds: slices.Clone(extra)}
+func load(ctx context.Context, tx Tx, ops []Op, refused []bool, extra *extra) (*group, error) {
+	k := Keys{Builds: slices.Clone(extra.builds), Instances: slices.Clone(extra.instances)}
 	for i, op := range ops {
 		if !refused[i] {
 			op.keys(&k)
@@ -129,6 +133,27 @@ func load(ctx context.Context, tx Tx, ops []Op, refused []bool, extra []lifecycl
 		k.Lock = true
 	}
 	return nil, fmt.Errorf("%w: attempts without builds", ErrFatal)
+}
+
+// extra is what a run of the group turned out to need and that was not read.
+type extra struct {
+	builds    []lifecycle.BuildID
+	instances []lifecycle.InstanceID
+}
+
+// take reports whether err asks for something new, which another run reads.
+func (e *extra) take(err error) bool {
+	var build *needBuild
+	var slave *needSlave
+	switch {
+	case errors.As(err, &build) && !slices.Contains(e.builds, build.id):
+		e.builds = append(e.builds, build.id)
+	case errors.As(err, &slave) && !slices.Contains(e.instances, slave.id):
+		e.instances = append(e.instances, slave.id)
+	default:
+		return false
+	}
+	return true
 }
 
 // maxLooks bounds load. Two looks are enough for a single writer; each further

@@ -22,6 +22,7 @@ type group struct {
 	submitted []*recordState // new builds, in the order of their ops
 
 	touched []*recordState // by the op that runs
+	suspect suspects       // whose evidence has changed (P-quarantine)
 
 	// In the order in which things happened.
 	newRequests []Request
@@ -80,19 +81,21 @@ type recordState struct {
 	isNew    bool
 	touched  bool // by the op that runs
 	build    bool
-	attempts map[lifecycle.AttemptID]bool // value: new
-	steps    map[lifecycle.StepID]bool    // value: new
-	room     map[lifecycle.AttemptID]room // before the op
+	attempts map[lifecycle.AttemptID]bool     // value: new
+	steps    map[lifecycle.StepID]bool        // value: new
+	standing map[lifecycle.AttemptID]standing // before the op
 }
 
-// room is what an attempt takes up at its slave.
-type room struct {
-	slot bool // it occupies a slot, as far as the store knows
-	gone bool // the slave has said that it is over, or that it is not there
+// standing is what an attempt means to its slave.
+type standing struct {
+	slot    bool // it occupies a slot, as far as the store knows
+	gone    bool // the slave has said that it is over, or that it is not there
+	against bool // its end is evidence against the slave
 }
 
-func roomOf(a *lifecycle.Attempt) room {
-	return room{slot: a.Slot, gone: a.Reported || a.Released}
+func standingOf(a *lifecycle.Attempt) standing {
+	end, ended := a.SlaveEnd()
+	return standing{slot: a.Slot, gone: a.Reported || a.Released, against: ended && end.Against()}
 }
 
 // change notes that the engine itself has changed an attempt's row.
@@ -138,7 +141,7 @@ func (g *group) addRecord(rec *lifecycle.Record, isNew bool) *recordState {
 		isNew:    isNew,
 		attempts: map[lifecycle.AttemptID]bool{},
 		steps:    map[lifecycle.StepID]bool{},
-		room:     map[lifecycle.AttemptID]room{},
+		standing: map[lifecycle.AttemptID]standing{},
 	}
 	g.records[rec.Build.ID] = r
 	if isNew {
@@ -146,7 +149,7 @@ func (g *group) addRecord(rec *lifecycle.Record, isNew bool) *recordState {
 	}
 	for _, a := range rec.Attempts {
 		g.addAttempt(r, a)
-		r.room[a.ID] = roomOf(a)
+		r.standing[a.ID] = standingOf(a)
 	}
 	return r
 }
@@ -208,26 +211,30 @@ func (g *group) collect() {
 		}
 		g.events = append(g.events, c.Events...)
 		r.Clear()
-		g.countRoom(r)
+		g.compareStanding(r)
 	}
 	g.touched = g.touched[:0]
 }
 
-// countRoom follows the slots that an op has taken or given back, for Assign ops
-// later in the group, and counts what has made room at a slave (Slave.Freed).
+// compareStanding follows the slots that an op has taken or given back, for
+// Assign ops later in the group, counts what has made room at a slave
+// (Slave.Freed), and notes whose evidence has changed.
 //
 // A slot that is given back before its accept was seen makes no room by itself:
 // the slave may have accepted all the same, and is busy until it has heard of
 // the stop. That makes room once the slave has said that it is over, unless what
 // it says is that it never took the attempt: then every refusal would be a
 // reason to ask again.
-func (g *group) countRoom(r *recordState) {
+func (g *group) compareStanding(r *recordState) {
 	for _, a := range r.Attempts {
-		was, is := r.room[a.ID], roomOf(a)
+		was, is := r.standing[a.ID], standingOf(a)
 		if was == is {
 			continue
 		}
-		r.room[a.ID] = is
+		r.standing[a.ID] = is
+		if was.against != is.against {
+			g.suspect.note(a)
+		}
 		s := g.slaves[a.Instance]
 		if s == nil {
 			continue

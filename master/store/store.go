@@ -45,9 +45,10 @@ type Store interface {
 	Slaves(ctx context.Context) ([]Slave, error)
 	// Slave returns one slave, whether it holds its name or not, or ErrNotFound.
 	Slave(ctx context.Context, id lifecycle.InstanceID) (Slave, error)
-	// Wants returns what the master wants of every attempt that an instance
-	// may still hold (P-want).
-	Wants(ctx context.Context, id lifecycle.InstanceID) ([]Want, error)
+	// Wants returns what the master wants of every attempt that a session's
+	// instance may still hold (P-want), or ErrFenced if the session is not the
+	// newest: there is nothing more to tell it.
+	Wants(ctx context.Context, session Session) ([]Want, error)
 	// Absentees returns the live attempts of slaves that are away.
 	Absentees(ctx context.Context) ([]Absentee, error)
 	// Log returns committed log chunks of a step from a raw offset on, whole

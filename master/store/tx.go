@@ -27,6 +27,9 @@ type Tx interface {
 	Load(ctx context.Context, k Keys) (*Rows, error)
 	// Frame returns the frame that holds an update, false if there is none.
 	Frame(ctx context.Context, id lifecycle.AttemptID, seq lifecycle.Seq) (Frame, bool, error)
+	// Ends returns the attempts of an instance that have ended since, without
+	// their steps, in any order.
+	Ends(ctx context.Context, id lifecycle.InstanceID, since time.Time) ([]lifecycle.Attempt, error)
 	// Save writes everything a group changes. Fences are evaluated first, by
 	// predicates of the statements themselves; a fence that does not hold
 	// returns *FencedError, and the transaction must be rolled back. Save does

@@ -176,7 +176,7 @@ func (w *World) leftToDo() (string, error) {
 		return "", err
 	}
 	for _, s := range slaves {
-		wants, err := st.Wants(ctx, s.Instance)
+		wants, err := st.Wants(ctx, store.Session{Instance: s.Instance, Epoch: s.Epoch})
 		switch {
 		case err != nil:
 			return "", err

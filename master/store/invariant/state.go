@@ -178,6 +178,17 @@ func (c *checker) checkEvents() error {
 
 // checkSlaves: a name means one instance.
 func (c *checker) checkSlaves() error {
+	if err := c.each(`SELECT s.name, a.id FROM v1_slaves s JOIN v1_attempts a ON a.instance = s.instance
+		WHERE a.assigned_at > s.quarantined_at ORDER BY a.id`, func(rows *sql.Rows) error {
+		var name, attempt string
+		if err := rows.Scan(&name, &attempt); err != nil {
+			return err
+		}
+		c.fail("quarantine-holds", "slave "+name, "was given attempt %s while in quarantine", attempt)
+		return nil
+	}); err != nil {
+		return err
+	}
 	holders := map[string]string{}
 	return c.each(`SELECT name, instance, holds_name, state FROM v1_slaves ORDER BY instance`, func(rows *sql.Rows) error {
 		var name, instance, state string

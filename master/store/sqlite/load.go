@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"slices"
+	"time"
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/store"
@@ -224,4 +225,15 @@ func (t *tx) Frame(ctx context.Context, id lifecycle.AttemptID, seq lifecycle.Se
 		return f, false, nil
 	}
 	return f, err == nil && seq <= f.Last, classify(err)
+}
+
+// endsQuery finds the ends of an instance by the index attempts_ended.
+const endsQuery = `SELECT ` + attemptColumns + ` FROM attempts a
+	WHERE a.instance = ? AND a.finished_us >= ? AND a.finished_us IS NOT NULL`
+
+// Ends returns the attempts of an instance that have ended since.
+func (t *tx) Ends(ctx context.Context, id lifecycle.InstanceID, since time.Time) ([]lifecycle.Attempt, error) {
+	rows, err := t.query(ctx, endsQuery, string(id), since.UnixMicro())
+	ends, err := collect(rows, err, scanAttempt)
+	return ends, classify(err)
 }

@@ -38,7 +38,7 @@ func (t snapshotTx) query(ctx context.Context, query string, args ...any) (*sql.
 // snapshotQueries are all that run within a snapshot. They are prepared at
 // Open: to prepare takes a connection of the pool, and a snapshot that holds
 // one must not wait for another.
-var snapshotQueries = []string{recordBuilds, allAttempts, allSteps, unsettledAttempts, unsettledSteps, heldQuery}
+var snapshotQueries = []string{recordBuilds, allAttempts, allSteps, unsettledAttempts, unsettledSteps, epochQuery, heldQuery}
 
 // query runs a prepared query on its own.
 func (s *Store) query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
@@ -171,15 +171,26 @@ func (s *Store) Slave(ctx context.Context, id lifecycle.InstanceID) (store.Slave
 // heldQuery finds the attempts an instance may hold, by the index attempts_held.
 const heldQuery = `SELECT a.id, a.build_id FROM attempts a WHERE a.instance = ? AND a.released = 0 ORDER BY a.id`
 
-// Wants returns the desired state of all that an instance may hold.
-func (s *Store) Wants(ctx context.Context, id lifecycle.InstanceID) ([]store.Want, error) {
+// epochQuery asks whether a session is the newest of its instance.
+const epochQuery = `SELECT 1 FROM slaves WHERE instance = ? AND epoch = ?`
+
+// Wants returns the desired state of all that a session's instance may hold.
+func (s *Store) Wants(ctx context.Context, session store.Session) ([]store.Want, error) {
 	type held struct {
 		attempt lifecycle.AttemptID
 		build   lifecycle.BuildID
 	}
 	var wants []store.Want
 	err := s.snapshot(ctx, func(q querier) error {
-		rows, err := q.query(ctx, heldQuery, string(id))
+		rows, err := q.query(ctx, epochQuery, string(session.Instance), int64(session.Epoch))
+		current, err := collect(rows, err, func(r row, one *int) error { return r.Scan(one) })
+		if err != nil {
+			return err
+		}
+		if len(current) == 0 {
+			return store.ErrFenced
+		}
+		rows, err = q.query(ctx, heldQuery, string(session.Instance))
 		attempts, err := collect(rows, err, func(r row, h *held) error { return r.Scan(&h.attempt, &h.build) })
 		if err != nil || len(attempts) == 0 {
 			return err

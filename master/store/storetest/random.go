@@ -121,7 +121,9 @@ func (w *world) step() {
 			}
 		}
 		w.commit(&store.SetWaits{Now: w.tick(), Causes: causes})
-	case n < 50 && sl.connected:
+	case n < 46:
+		w.changeSlave(sl)
+	case n < 52 && sl.connected:
 		w.obey(sl)
 	default:
 		if st, ok := pick(w, sl.streams); ok && st.held {
@@ -130,6 +132,22 @@ func (w *world) step() {
 				w.send(st)
 			}
 		}
+	}
+}
+
+// changeSlave: a person says something about a slave, that may be wrong.
+func (w *world) changeSlave(sl *slave) {
+	change, _ := pick(w, []store.SlaveChange{store.SlaveDrain, store.SlaveResume, store.SlaveResume, store.SlaveRelease, store.SlaveDead, store.SlaveReset})
+	op := sl.changeOp(change, "random")
+	w.commit(op)
+	switch {
+	case op.Err != nil:
+		// Dead while connected, or as of an older session; nobody by that name.
+		if !errors.Is(op.Err, store.ErrState) && !errors.Is(op.Err, store.ErrNotFound) {
+			w.Fatalf("seed %d: %s: %v", w.seed, change, op.Err)
+		}
+	case change == store.SlaveReset && op.Changed:
+		sl.connected = false // its session is fenced
 	}
 }
 
@@ -185,7 +203,7 @@ func (w *world) lose(sl *slave) {
 
 // obey does what the master wants; it returns whether there was anything.
 func (w *world) obey(sl *slave) bool {
-	wants, err := w.s.Wants(w.ctx, sl.row.Instance)
+	wants, err := w.s.Wants(w.ctx, sl.session())
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -327,6 +345,8 @@ func (w *world) send(st *stream) {
 func (w *world) heal() {
 	for _, sl := range w.slaves {
 		sl.connect()
+		sl.change(store.SlaveResume, "healed")
+		sl.change(store.SlaveRelease, "healed")
 	}
 	for round := 0; ; round++ {
 		if round == 1000 {
@@ -334,6 +354,7 @@ func (w *world) heal() {
 		}
 		busy := false
 		for _, sl := range w.slaves {
+			sl.change(store.SlaveRelease, "what it did while it healed")
 			busy = w.dispatch(sl) || busy
 			busy = w.obey(sl) || busy
 			for _, st := range sl.streams {

@@ -44,7 +44,7 @@ func testReleased(r *rig) {
 	}
 	release()
 	kept("released")
-	if wants, err := r.s.Wants(r.ctx, sl.row.Instance); err != nil || len(wants) != 0 {
+	if wants, err := r.s.Wants(r.ctx, sl.session()); err != nil || len(wants) != 0 {
 		r.Errorf("wants of a released attempt: %+v %v", wants, err)
 	}
 

@@ -57,6 +57,12 @@ var cases = []struct {
 	{"ReturnOfTheLost", testReturn},
 	{"EndSessions", testEndSessions},
 
+	{"Drain", testDrain},
+	{"T-known-dead", testKnownDead},
+	{"T-zombie-slot", testReset},
+	{"Quarantine", testQuarantine},
+	{"QuarantineLifted", testQuarantineLifted},
+
 	{"Events", testEvents},
 	{"T-shelve", testShelve},
 	{"Reopen", testReopen},

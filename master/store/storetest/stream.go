@@ -457,7 +457,7 @@ func testRefuse(r *rig) {
 	absent := &store.ApplyAbsent{Now: r.tick(), Session: sl.session(), Attempt: st.id}
 	r.commit(absent)
 	r.want("absent after set aside", absent.Err, nil)
-	if wants, err := r.s.Wants(r.ctx, sl.row.Instance); err != nil || len(wants) != 0 {
+	if wants, err := r.s.Wants(r.ctx, sl.session()); err != nil || len(wants) != 0 {
 		r.Errorf("wants after absent: %+v %v", wants, err)
 	}
 }

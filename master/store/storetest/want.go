@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
@@ -60,13 +61,16 @@ func testWants(r *rig) {
 	check("connect again", sl.connect(), want)
 	delete(want, "ghost")
 	delete(want, theirs.id)
-	wants, err := r.s.Wants(r.ctx, sl.row.Instance)
+	wants, err := r.s.Wants(r.ctx, sl.session())
 	if err != nil {
 		r.Fatal(err)
 	}
 	check("wants", wants, want)
-	if wants, err := r.s.Wants(r.ctx, "nobody"); err != nil || len(wants) != 0 {
-		r.Errorf("wants of nobody: %v %v", wants, err)
+	// Who is no longer the newest session is told nothing (P-fence).
+	for _, old := range []store.Session{{Instance: "nobody", Epoch: 1}, {Instance: sl.row.Instance, Epoch: sl.epoch - 1}, {Instance: sl.row.Instance, Epoch: sl.epoch + 1}} {
+		if wants, err := r.s.Wants(r.ctx, old); !errors.Is(err, store.ErrFenced) {
+			r.Errorf("wants of session %v: %v %v, want ErrFenced", old, wants, err)
+		}
 	}
 }
 

@@ -21,6 +21,72 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Change of a slave.
+type ChangeSlaveRequest_Change int32
+
+const (
+	ChangeSlaveRequest_CHANGE_UNSPECIFIED ChangeSlaveRequest_Change = 0
+	// CHANGE_DRAIN: no new builds until resumed; what runs, runs on.
+	ChangeSlaveRequest_CHANGE_DRAIN  ChangeSlaveRequest_Change = 1
+	ChangeSlaveRequest_CHANGE_RESUME ChangeSlaveRequest_Change = 2
+	// CHANGE_RELEASE ends its quarantine; what was held against it no longer
+	// counts.
+	ChangeSlaveRequest_CHANGE_RELEASE ChangeSlaveRequest_Change = 3
+	// CHANGE_DEAD: the machine is gone. Its attempts end at once, another machine
+	// may take its name.
+	ChangeSlaveRequest_CHANGE_DEAD ChangeSlaveRequest_Change = 4
+	// CHANGE_RESET ends its session, gives back slots of attempts that are over,
+	// and lets another machine take its name. What runs, runs on.
+	ChangeSlaveRequest_CHANGE_RESET ChangeSlaveRequest_Change = 5
+)
+
+// Enum value maps for ChangeSlaveRequest_Change.
+var (
+	ChangeSlaveRequest_Change_name = map[int32]string{
+		0: "CHANGE_UNSPECIFIED",
+		1: "CHANGE_DRAIN",
+		2: "CHANGE_RESUME",
+		3: "CHANGE_RELEASE",
+		4: "CHANGE_DEAD",
+		5: "CHANGE_RESET",
+	}
+	ChangeSlaveRequest_Change_value = map[string]int32{
+		"CHANGE_UNSPECIFIED": 0,
+		"CHANGE_DRAIN":       1,
+		"CHANGE_RESUME":      2,
+		"CHANGE_RELEASE":     3,
+		"CHANGE_DEAD":        4,
+		"CHANGE_RESET":       5,
+	}
+)
+
+func (x ChangeSlaveRequest_Change) Enum() *ChangeSlaveRequest_Change {
+	p := new(ChangeSlaveRequest_Change)
+	*p = x
+	return p
+}
+
+func (x ChangeSlaveRequest_Change) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ChangeSlaveRequest_Change) Descriptor() protoreflect.EnumDescriptor {
+	return file_holdfast_v1_control_proto_enumTypes[0].Descriptor()
+}
+
+func (ChangeSlaveRequest_Change) Type() protoreflect.EnumType {
+	return &file_holdfast_v1_control_proto_enumTypes[0]
+}
+
+func (x ChangeSlaveRequest_Change) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ChangeSlaveRequest_Change.Descriptor instead.
+func (ChangeSlaveRequest_Change) EnumDescriptor() ([]byte, []int) {
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{15, 0}
+}
+
 type SubmitBuildRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Build_id is a ULID made by the client.
@@ -707,8 +773,10 @@ func (*ListSlavesRequest) Descriptor() ([]byte, []int) {
 }
 
 type ListSlavesResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Slaves        []*Slave               `protobuf:"bytes,1,rep,name=slaves,proto3" json:"slaves,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Slaves []*Slave               `protobuf:"bytes,1,rep,name=slaves,proto3" json:"slaves,omitempty"`
+	// Brake is set while nobody is given up, because too many slaves are silent.
+	Brake         *Brake `protobuf:"bytes,2,opt,name=brake,proto3" json:"brake,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -750,6 +818,316 @@ func (x *ListSlavesResponse) GetSlaves() []*Slave {
 	return nil
 }
 
+func (x *ListSlavesResponse) GetBrake() *Brake {
+	if x != nil {
+		return x.Brake
+	}
+	return nil
+}
+
+// Brake is the mass-silence brake of a master (P-brake).
+type Brake struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Since_us is when it was put on.
+	SinceUs int64 `protobuf:"varint,1,opt,name=since_us,json=sinceUs,proto3" json:"since_us,omitempty"`
+	// Silent of busy slaves are away.
+	Silent uint32 `protobuf:"varint,2,opt,name=silent,proto3" json:"silent,omitempty"`
+	Busy   uint32 `protobuf:"varint,3,opt,name=busy,proto3" json:"busy,omitempty"`
+	// Released: a person has let it go; attempts are given up as ever.
+	Released      bool `protobuf:"varint,4,opt,name=released,proto3" json:"released,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Brake) Reset() {
+	*x = Brake{}
+	mi := &file_holdfast_v1_control_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Brake) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Brake) ProtoMessage() {}
+
+func (x *Brake) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_control_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Brake.ProtoReflect.Descriptor instead.
+func (*Brake) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Brake) GetSinceUs() int64 {
+	if x != nil {
+		return x.SinceUs
+	}
+	return 0
+}
+
+func (x *Brake) GetSilent() uint32 {
+	if x != nil {
+		return x.Silent
+	}
+	return 0
+}
+
+func (x *Brake) GetBusy() uint32 {
+	if x != nil {
+		return x.Busy
+	}
+	return 0
+}
+
+func (x *Brake) GetReleased() bool {
+	if x != nil {
+		return x.Released
+	}
+	return false
+}
+
+type ChangeSlaveRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Slave is its name.
+	Slave  string                    `protobuf:"bytes,1,opt,name=slave,proto3" json:"slave,omitempty"`
+	Change ChangeSlaveRequest_Change `protobuf:"varint,2,opt,name=change,proto3,enum=holdfast.v1.ChangeSlaveRequest_Change" json:"change,omitempty"`
+	// Reason in words, for history; required.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Who    string `protobuf:"bytes,4,opt,name=who,proto3" json:"who,omitempty"`
+	// Epoch of the slave's newest session when the person looked; dead and reset
+	// are refused if there has been another since. 0: not compared.
+	Epoch         uint64 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeSlaveRequest) Reset() {
+	*x = ChangeSlaveRequest{}
+	mi := &file_holdfast_v1_control_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeSlaveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeSlaveRequest) ProtoMessage() {}
+
+func (x *ChangeSlaveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_control_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeSlaveRequest.ProtoReflect.Descriptor instead.
+func (*ChangeSlaveRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ChangeSlaveRequest) GetSlave() string {
+	if x != nil {
+		return x.Slave
+	}
+	return ""
+}
+
+func (x *ChangeSlaveRequest) GetChange() ChangeSlaveRequest_Change {
+	if x != nil {
+		return x.Change
+	}
+	return ChangeSlaveRequest_CHANGE_UNSPECIFIED
+}
+
+func (x *ChangeSlaveRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ChangeSlaveRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *ChangeSlaveRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+type ChangeSlaveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Changed: false if it was so already.
+	Changed bool `protobuf:"varint,1,opt,name=changed,proto3" json:"changed,omitempty"`
+	// Attempts_ended by a death.
+	AttemptsEnded uint32 `protobuf:"varint,2,opt,name=attempts_ended,json=attemptsEnded,proto3" json:"attempts_ended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeSlaveResponse) Reset() {
+	*x = ChangeSlaveResponse{}
+	mi := &file_holdfast_v1_control_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeSlaveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeSlaveResponse) ProtoMessage() {}
+
+func (x *ChangeSlaveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_control_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeSlaveResponse.ProtoReflect.Descriptor instead.
+func (*ChangeSlaveResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ChangeSlaveResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+func (x *ChangeSlaveResponse) GetAttemptsEnded() uint32 {
+	if x != nil {
+		return x.AttemptsEnded
+	}
+	return 0
+}
+
+type ReleaseBrakeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Who           string                 `protobuf:"bytes,2,opt,name=who,proto3" json:"who,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseBrakeRequest) Reset() {
+	*x = ReleaseBrakeRequest{}
+	mi := &file_holdfast_v1_control_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseBrakeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseBrakeRequest) ProtoMessage() {}
+
+func (x *ReleaseBrakeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_control_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseBrakeRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseBrakeRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ReleaseBrakeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ReleaseBrakeRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+type ReleaseBrakeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Changed: false if the brake was not on.
+	Changed       bool `protobuf:"varint,1,opt,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseBrakeResponse) Reset() {
+	*x = ReleaseBrakeResponse{}
+	mi := &file_holdfast_v1_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseBrakeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseBrakeResponse) ProtoMessage() {}
+
+func (x *ReleaseBrakeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseBrakeResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseBrakeResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ReleaseBrakeResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
 type ReadLogRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	BuildId string                 `protobuf:"bytes,1,opt,name=build_id,json=buildId,proto3" json:"build_id,omitempty"`
@@ -766,7 +1144,7 @@ type ReadLogRequest struct {
 
 func (x *ReadLogRequest) Reset() {
 	*x = ReadLogRequest{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[14]
+	mi := &file_holdfast_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +1156,7 @@ func (x *ReadLogRequest) String() string {
 func (*ReadLogRequest) ProtoMessage() {}
 
 func (x *ReadLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[14]
+	mi := &file_holdfast_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +1169,7 @@ func (x *ReadLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLogRequest.ProtoReflect.Descriptor instead.
 func (*ReadLogRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReadLogRequest) GetBuildId() string {
@@ -841,7 +1219,7 @@ type ReadLogResponse struct {
 
 func (x *ReadLogResponse) Reset() {
 	*x = ReadLogResponse{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[15]
+	mi := &file_holdfast_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -853,7 +1231,7 @@ func (x *ReadLogResponse) String() string {
 func (*ReadLogResponse) ProtoMessage() {}
 
 func (x *ReadLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[15]
+	mi := &file_holdfast_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -866,7 +1244,7 @@ func (x *ReadLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLogResponse.ProtoReflect.Descriptor instead.
 func (*ReadLogResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReadLogResponse) GetAttemptNumber() uint32 {
@@ -918,7 +1296,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[16]
+	mi := &file_holdfast_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -930,7 +1308,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[16]
+	mi := &file_holdfast_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -943,7 +1321,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchRequest) GetSince() uint64 {
@@ -995,7 +1373,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[17]
+	mi := &file_holdfast_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1385,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[17]
+	mi := &file_holdfast_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1398,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchResponse) GetMessage() isWatchResponse_Message {
@@ -1089,7 +1467,7 @@ type GetMasterRequest struct {
 
 func (x *GetMasterRequest) Reset() {
 	*x = GetMasterRequest{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[18]
+	mi := &file_holdfast_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1479,7 @@ func (x *GetMasterRequest) String() string {
 func (*GetMasterRequest) ProtoMessage() {}
 
 func (x *GetMasterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[18]
+	mi := &file_holdfast_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1492,7 @@ func (x *GetMasterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMasterRequest.ProtoReflect.Descriptor instead.
 func (*GetMasterRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 type GetMasterResponse struct {
@@ -1131,7 +1509,7 @@ type GetMasterResponse struct {
 
 func (x *GetMasterResponse) Reset() {
 	*x = GetMasterResponse{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[19]
+	mi := &file_holdfast_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1143,7 +1521,7 @@ func (x *GetMasterResponse) String() string {
 func (*GetMasterResponse) ProtoMessage() {}
 
 func (x *GetMasterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[19]
+	mi := &file_holdfast_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1156,7 +1534,7 @@ func (x *GetMasterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMasterResponse.ProtoReflect.Descriptor instead.
 func (*GetMasterResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetMasterResponse) GetMasterId() string {
@@ -1221,7 +1599,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[20]
+	mi := &file_holdfast_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1611,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[20]
+	mi := &file_holdfast_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1624,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Event) GetN() uint64 {
@@ -1344,7 +1722,7 @@ type Build struct {
 
 func (x *Build) Reset() {
 	*x = Build{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[21]
+	mi := &file_holdfast_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1356,7 +1734,7 @@ func (x *Build) String() string {
 func (*Build) ProtoMessage() {}
 
 func (x *Build) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[21]
+	mi := &file_holdfast_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1369,7 +1747,7 @@ func (x *Build) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Build.ProtoReflect.Descriptor instead.
 func (*Build) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Build) GetId() string {
@@ -1502,7 +1880,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[22]
+	mi := &file_holdfast_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1514,7 +1892,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[22]
+	mi := &file_holdfast_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1527,7 +1905,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Attempt) GetId() string {
@@ -1659,7 +2037,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[23]
+	mi := &file_holdfast_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1671,7 +2049,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[23]
+	mi := &file_holdfast_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1684,7 +2062,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Step) GetId() string {
@@ -1812,13 +2190,28 @@ type Slave struct {
 	BacklogLogBytes int64                  `protobuf:"varint,15,opt,name=backlog_log_bytes,json=backlogLogBytes,proto3" json:"backlog_log_bytes,omitempty"`
 	OldestUs        int64                  `protobuf:"varint,16,opt,name=oldest_us,json=oldestUs,proto3" json:"oldest_us,omitempty"`
 	ClockOffsetUs   int64                  `protobuf:"varint,17,opt,name=clock_offset_us,json=clockOffsetUs,proto3" json:"clock_offset_us,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Drained by a person until resumed.
+	Drained     bool   `protobuf:"varint,18,opt,name=drained,proto3" json:"drained,omitempty"`
+	DrainReason string `protobuf:"bytes,19,opt,name=drain_reason,json=drainReason,proto3" json:"drain_reason,omitempty"`
+	DrainedUs   int64  `protobuf:"varint,20,opt,name=drained_us,json=drainedUs,proto3" json:"drained_us,omitempty"`
+	// Quarantined_us: takes no new builds since, until a person releases it; 0: no.
+	QuarantinedUs    int64  `protobuf:"varint,21,opt,name=quarantined_us,json=quarantinedUs,proto3" json:"quarantined_us,omitempty"`
+	QuarantineReason string `protobuf:"bytes,22,opt,name=quarantine_reason,json=quarantineReason,proto3" json:"quarantine_reason,omitempty"`
+	// Refused_us is when another was last refused in this one's place.
+	RefusedUs  int64  `protobuf:"varint,23,opt,name=refused_us,json=refusedUs,proto3" json:"refused_us,omitempty"`
+	RefusedWhy string `protobuf:"bytes,24,opt,name=refused_why,json=refusedWhy,proto3" json:"refused_why,omitempty"`
+	// Flaps: how often it went away in the last 24 hours.
+	Flaps uint32 `protobuf:"varint,25,opt,name=flaps,proto3" json:"flaps,omitempty"`
+	// Round_trip_us of its connection as the slave's kernel measures it; 0: not
+	// known.
+	RoundTripUs   int64 `protobuf:"varint,26,opt,name=round_trip_us,json=roundTripUs,proto3" json:"round_trip_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Slave) Reset() {
 	*x = Slave{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[24]
+	mi := &file_holdfast_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1830,7 +2223,7 @@ func (x *Slave) String() string {
 func (*Slave) ProtoMessage() {}
 
 func (x *Slave) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[24]
+	mi := &file_holdfast_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1843,7 +2236,7 @@ func (x *Slave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slave.ProtoReflect.Descriptor instead.
 func (*Slave) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Slave) GetName() string {
@@ -1965,6 +2358,69 @@ func (x *Slave) GetClockOffsetUs() int64 {
 	return 0
 }
 
+func (x *Slave) GetDrained() bool {
+	if x != nil {
+		return x.Drained
+	}
+	return false
+}
+
+func (x *Slave) GetDrainReason() string {
+	if x != nil {
+		return x.DrainReason
+	}
+	return ""
+}
+
+func (x *Slave) GetDrainedUs() int64 {
+	if x != nil {
+		return x.DrainedUs
+	}
+	return 0
+}
+
+func (x *Slave) GetQuarantinedUs() int64 {
+	if x != nil {
+		return x.QuarantinedUs
+	}
+	return 0
+}
+
+func (x *Slave) GetQuarantineReason() string {
+	if x != nil {
+		return x.QuarantineReason
+	}
+	return ""
+}
+
+func (x *Slave) GetRefusedUs() int64 {
+	if x != nil {
+		return x.RefusedUs
+	}
+	return 0
+}
+
+func (x *Slave) GetRefusedWhy() string {
+	if x != nil {
+		return x.RefusedWhy
+	}
+	return ""
+}
+
+func (x *Slave) GetFlaps() uint32 {
+	if x != nil {
+		return x.Flaps
+	}
+	return 0
+}
+
+func (x *Slave) GetRoundTripUs() int64 {
+	if x != nil {
+		return x.RoundTripUs
+	}
+	return 0
+}
+
 type WatchResponse_Opened struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Newest        uint64                 `protobuf:"varint,1,opt,name=newest,proto3" json:"newest,omitempty"`
@@ -1975,7 +2431,7 @@ type WatchResponse_Opened struct {
 
 func (x *WatchResponse_Opened) Reset() {
 	*x = WatchResponse_Opened{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[25]
+	mi := &file_holdfast_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1987,7 +2443,7 @@ func (x *WatchResponse_Opened) String() string {
 func (*WatchResponse_Opened) ProtoMessage() {}
 
 func (x *WatchResponse_Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[25]
+	mi := &file_holdfast_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2000,7 +2456,7 @@ func (x *WatchResponse_Opened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse_Opened.ProtoReflect.Descriptor instead.
 func (*WatchResponse_Opened) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{17, 0}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{22, 0}
 }
 
 func (x *WatchResponse_Opened) GetNewest() uint64 {
@@ -2027,7 +2483,7 @@ type WatchResponse_Missed struct {
 
 func (x *WatchResponse_Missed) Reset() {
 	*x = WatchResponse_Missed{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[26]
+	mi := &file_holdfast_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +2495,7 @@ func (x *WatchResponse_Missed) String() string {
 func (*WatchResponse_Missed) ProtoMessage() {}
 
 func (x *WatchResponse_Missed) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[26]
+	mi := &file_holdfast_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +2508,7 @@ func (x *WatchResponse_Missed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse_Missed.ProtoReflect.Descriptor instead.
 func (*WatchResponse_Missed) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{17, 1}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{22, 1}
 }
 
 func (x *WatchResponse_Missed) GetFrom() uint64 {
@@ -2115,9 +2571,36 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\bbuild_id\x18\x01 \x01(\tR\abuildId\",\n" +
 	"\x14ExplainBuildResponse\x12\x14\n" +
 	"\x05lines\x18\x01 \x03(\tR\x05lines\"\x13\n" +
-	"\x11ListSlavesRequest\"@\n" +
+	"\x11ListSlavesRequest\"j\n" +
 	"\x12ListSlavesResponse\x12*\n" +
-	"\x06slaves\x18\x01 \x03(\v2\x12.holdfast.v1.SlaveR\x06slaves\"\xa3\x01\n" +
+	"\x06slaves\x18\x01 \x03(\v2\x12.holdfast.v1.SlaveR\x06slaves\x12(\n" +
+	"\x05brake\x18\x02 \x01(\v2\x12.holdfast.v1.BrakeR\x05brake\"j\n" +
+	"\x05Brake\x12\x19\n" +
+	"\bsince_us\x18\x01 \x01(\x03R\asinceUs\x12\x16\n" +
+	"\x06silent\x18\x02 \x01(\rR\x06silent\x12\x12\n" +
+	"\x04busy\x18\x03 \x01(\rR\x04busy\x12\x1a\n" +
+	"\breleased\x18\x04 \x01(\bR\breleased\"\xa8\x02\n" +
+	"\x12ChangeSlaveRequest\x12\x14\n" +
+	"\x05slave\x18\x01 \x01(\tR\x05slave\x12>\n" +
+	"\x06change\x18\x02 \x01(\x0e2&.holdfast.v1.ChangeSlaveRequest.ChangeR\x06change\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x10\n" +
+	"\x03who\x18\x04 \x01(\tR\x03who\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\"|\n" +
+	"\x06Change\x12\x16\n" +
+	"\x12CHANGE_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fCHANGE_DRAIN\x10\x01\x12\x11\n" +
+	"\rCHANGE_RESUME\x10\x02\x12\x12\n" +
+	"\x0eCHANGE_RELEASE\x10\x03\x12\x0f\n" +
+	"\vCHANGE_DEAD\x10\x04\x12\x10\n" +
+	"\fCHANGE_RESET\x10\x05\"V\n" +
+	"\x13ChangeSlaveResponse\x12\x18\n" +
+	"\achanged\x18\x01 \x01(\bR\achanged\x12%\n" +
+	"\x0eattempts_ended\x18\x02 \x01(\rR\rattemptsEnded\"?\n" +
+	"\x13ReleaseBrakeRequest\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x10\n" +
+	"\x03who\x18\x02 \x01(\tR\x03who\"0\n" +
+	"\x14ReleaseBrakeResponse\x12\x18\n" +
+	"\achanged\x18\x01 \x01(\bR\achanged\"\xa3\x01\n" +
 	"\x0eReadLogRequest\x12\x19\n" +
 	"\bbuild_id\x18\x01 \x01(\tR\abuildId\x12%\n" +
 	"\x0eattempt_number\x18\x02 \x01(\rR\rattemptNumber\x12\x1f\n" +
@@ -2235,7 +2718,7 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\tlog_bytes\x18\x0e \x01(\x03R\blogBytes\x12\x17\n" +
 	"\alog_crc\x18\x0f \x01(\aR\x06logCrcB\f\n" +
 	"\n" +
-	"_exit_code\"\xa9\x05\n" +
+	"_exit_code\"\xd3\a\n" +
 	"\x05Slave\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x14\n" +
@@ -2255,13 +2738,25 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\x0fbacklog_updates\x18\x0e \x01(\x04R\x0ebacklogUpdates\x12*\n" +
 	"\x11backlog_log_bytes\x18\x0f \x01(\x03R\x0fbacklogLogBytes\x12\x1b\n" +
 	"\toldest_us\x18\x10 \x01(\x03R\boldestUs\x12&\n" +
-	"\x0fclock_offset_us\x18\x11 \x01(\x03R\rclockOffsetUs\x1a9\n" +
+	"\x0fclock_offset_us\x18\x11 \x01(\x03R\rclockOffsetUs\x12\x18\n" +
+	"\adrained\x18\x12 \x01(\bR\adrained\x12!\n" +
+	"\fdrain_reason\x18\x13 \x01(\tR\vdrainReason\x12\x1d\n" +
+	"\n" +
+	"drained_us\x18\x14 \x01(\x03R\tdrainedUs\x12%\n" +
+	"\x0equarantined_us\x18\x15 \x01(\x03R\rquarantinedUs\x12+\n" +
+	"\x11quarantine_reason\x18\x16 \x01(\tR\x10quarantineReason\x12\x1d\n" +
+	"\n" +
+	"refused_us\x18\x17 \x01(\x03R\trefusedUs\x12\x1f\n" +
+	"\vrefused_why\x18\x18 \x01(\tR\n" +
+	"refusedWhy\x12\x14\n" +
+	"\x05flaps\x18\x19 \x01(\rR\x05flaps\x12\"\n" +
+	"\rround_trip_us\x18\x1a \x01(\x03R\vroundTripUs\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a7\n" +
 	"\tHostEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\x9e\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xc5\a\n" +
 	"\x0eControlService\x12P\n" +
 	"\vSubmitBuild\x12\x1f.holdfast.v1.SubmitBuildRequest\x1a .holdfast.v1.SubmitBuildResponse\x12G\n" +
 	"\bGetBuild\x12\x1c.holdfast.v1.GetBuildRequest\x1a\x1d.holdfast.v1.GetBuildResponse\x12M\n" +
@@ -2271,7 +2766,9 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\rUnshelveBuild\x12!.holdfast.v1.UnshelveBuildRequest\x1a\".holdfast.v1.UnshelveBuildResponse\x12S\n" +
 	"\fExplainBuild\x12 .holdfast.v1.ExplainBuildRequest\x1a!.holdfast.v1.ExplainBuildResponse\x12M\n" +
 	"\n" +
-	"ListSlaves\x12\x1e.holdfast.v1.ListSlavesRequest\x1a\x1f.holdfast.v1.ListSlavesResponse\x12F\n" +
+	"ListSlaves\x12\x1e.holdfast.v1.ListSlavesRequest\x1a\x1f.holdfast.v1.ListSlavesResponse\x12P\n" +
+	"\vChangeSlave\x12\x1f.holdfast.v1.ChangeSlaveRequest\x1a .holdfast.v1.ChangeSlaveResponse\x12S\n" +
+	"\fReleaseBrake\x12 .holdfast.v1.ReleaseBrakeRequest\x1a!.holdfast.v1.ReleaseBrakeResponse\x12F\n" +
 	"\aReadLog\x12\x1b.holdfast.v1.ReadLogRequest\x1a\x1c.holdfast.v1.ReadLogResponse0\x01\x12@\n" +
 	"\x05Watch\x12\x19.holdfast.v1.WatchRequest\x1a\x1a.holdfast.v1.WatchResponse0\x01\x12J\n" +
 	"\tGetMaster\x12\x1d.holdfast.v1.GetMasterRequest\x1a\x1e.holdfast.v1.GetMasterResponseB'Z%holdfast/proto/holdfast/v1;holdfastv1b\x06proto3"
@@ -2288,77 +2785,90 @@ func file_holdfast_v1_control_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_control_proto_rawDescData
 }
 
-var file_holdfast_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_holdfast_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_holdfast_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_holdfast_v1_control_proto_goTypes = []any{
-	(*SubmitBuildRequest)(nil),    // 0: holdfast.v1.SubmitBuildRequest
-	(*SubmitBuildResponse)(nil),   // 1: holdfast.v1.SubmitBuildResponse
-	(*GetBuildRequest)(nil),       // 2: holdfast.v1.GetBuildRequest
-	(*GetBuildResponse)(nil),      // 3: holdfast.v1.GetBuildResponse
-	(*ListBuildsRequest)(nil),     // 4: holdfast.v1.ListBuildsRequest
-	(*ListBuildsResponse)(nil),    // 5: holdfast.v1.ListBuildsResponse
-	(*CancelBuildRequest)(nil),    // 6: holdfast.v1.CancelBuildRequest
-	(*CancelBuildResponse)(nil),   // 7: holdfast.v1.CancelBuildResponse
-	(*UnshelveBuildRequest)(nil),  // 8: holdfast.v1.UnshelveBuildRequest
-	(*UnshelveBuildResponse)(nil), // 9: holdfast.v1.UnshelveBuildResponse
-	(*ExplainBuildRequest)(nil),   // 10: holdfast.v1.ExplainBuildRequest
-	(*ExplainBuildResponse)(nil),  // 11: holdfast.v1.ExplainBuildResponse
-	(*ListSlavesRequest)(nil),     // 12: holdfast.v1.ListSlavesRequest
-	(*ListSlavesResponse)(nil),    // 13: holdfast.v1.ListSlavesResponse
-	(*ReadLogRequest)(nil),        // 14: holdfast.v1.ReadLogRequest
-	(*ReadLogResponse)(nil),       // 15: holdfast.v1.ReadLogResponse
-	(*WatchRequest)(nil),          // 16: holdfast.v1.WatchRequest
-	(*WatchResponse)(nil),         // 17: holdfast.v1.WatchResponse
-	(*GetMasterRequest)(nil),      // 18: holdfast.v1.GetMasterRequest
-	(*GetMasterResponse)(nil),     // 19: holdfast.v1.GetMasterResponse
-	(*Event)(nil),                 // 20: holdfast.v1.Event
-	(*Build)(nil),                 // 21: holdfast.v1.Build
-	(*Attempt)(nil),               // 22: holdfast.v1.Attempt
-	(*Step)(nil),                  // 23: holdfast.v1.Step
-	(*Slave)(nil),                 // 24: holdfast.v1.Slave
-	(*WatchResponse_Opened)(nil),  // 25: holdfast.v1.WatchResponse.Opened
-	(*WatchResponse_Missed)(nil),  // 26: holdfast.v1.WatchResponse.Missed
-	nil,                           // 27: holdfast.v1.Slave.LabelsEntry
-	nil,                           // 28: holdfast.v1.Slave.HostEntry
-	(*BuildSpec)(nil),             // 29: holdfast.v1.BuildSpec
+	(ChangeSlaveRequest_Change)(0), // 0: holdfast.v1.ChangeSlaveRequest.Change
+	(*SubmitBuildRequest)(nil),     // 1: holdfast.v1.SubmitBuildRequest
+	(*SubmitBuildResponse)(nil),    // 2: holdfast.v1.SubmitBuildResponse
+	(*GetBuildRequest)(nil),        // 3: holdfast.v1.GetBuildRequest
+	(*GetBuildResponse)(nil),       // 4: holdfast.v1.GetBuildResponse
+	(*ListBuildsRequest)(nil),      // 5: holdfast.v1.ListBuildsRequest
+	(*ListBuildsResponse)(nil),     // 6: holdfast.v1.ListBuildsResponse
+	(*CancelBuildRequest)(nil),     // 7: holdfast.v1.CancelBuildRequest
+	(*CancelBuildResponse)(nil),    // 8: holdfast.v1.CancelBuildResponse
+	(*UnshelveBuildRequest)(nil),   // 9: holdfast.v1.UnshelveBuildRequest
+	(*UnshelveBuildResponse)(nil),  // 10: holdfast.v1.UnshelveBuildResponse
+	(*ExplainBuildRequest)(nil),    // 11: holdfast.v1.ExplainBuildRequest
+	(*ExplainBuildResponse)(nil),   // 12: holdfast.v1.ExplainBuildResponse
+	(*ListSlavesRequest)(nil),      // 13: holdfast.v1.ListSlavesRequest
+	(*ListSlavesResponse)(nil),     // 14: holdfast.v1.ListSlavesResponse
+	(*Brake)(nil),                  // 15: holdfast.v1.Brake
+	(*ChangeSlaveRequest)(nil),     // 16: holdfast.v1.ChangeSlaveRequest
+	(*ChangeSlaveResponse)(nil),    // 17: holdfast.v1.ChangeSlaveResponse
+	(*ReleaseBrakeRequest)(nil),    // 18: holdfast.v1.ReleaseBrakeRequest
+	(*ReleaseBrakeResponse)(nil),   // 19: holdfast.v1.ReleaseBrakeResponse
+	(*ReadLogRequest)(nil),         // 20: holdfast.v1.ReadLogRequest
+	(*ReadLogResponse)(nil),        // 21: holdfast.v1.ReadLogResponse
+	(*WatchRequest)(nil),           // 22: holdfast.v1.WatchRequest
+	(*WatchResponse)(nil),          // 23: holdfast.v1.WatchResponse
+	(*GetMasterRequest)(nil),       // 24: holdfast.v1.GetMasterRequest
+	(*GetMasterResponse)(nil),      // 25: holdfast.v1.GetMasterResponse
+	(*Event)(nil),                  // 26: holdfast.v1.Event
+	(*Build)(nil),                  // 27: holdfast.v1.Build
+	(*Attempt)(nil),                // 28: holdfast.v1.Attempt
+	(*Step)(nil),                   // 29: holdfast.v1.Step
+	(*Slave)(nil),                  // 30: holdfast.v1.Slave
+	(*WatchResponse_Opened)(nil),   // 31: holdfast.v1.WatchResponse.Opened
+	(*WatchResponse_Missed)(nil),   // 32: holdfast.v1.WatchResponse.Missed
+	nil,                            // 33: holdfast.v1.Slave.LabelsEntry
+	nil,                            // 34: holdfast.v1.Slave.HostEntry
+	(*BuildSpec)(nil),              // 35: holdfast.v1.BuildSpec
 }
 var file_holdfast_v1_control_proto_depIdxs = []int32{
-	29, // 0: holdfast.v1.SubmitBuildRequest.spec:type_name -> holdfast.v1.BuildSpec
-	21, // 1: holdfast.v1.GetBuildResponse.build:type_name -> holdfast.v1.Build
-	21, // 2: holdfast.v1.ListBuildsResponse.builds:type_name -> holdfast.v1.Build
-	24, // 3: holdfast.v1.ListSlavesResponse.slaves:type_name -> holdfast.v1.Slave
-	25, // 4: holdfast.v1.WatchResponse.opened:type_name -> holdfast.v1.WatchResponse.Opened
-	20, // 5: holdfast.v1.WatchResponse.event:type_name -> holdfast.v1.Event
-	26, // 6: holdfast.v1.WatchResponse.missed:type_name -> holdfast.v1.WatchResponse.Missed
-	29, // 7: holdfast.v1.Build.spec:type_name -> holdfast.v1.BuildSpec
-	22, // 8: holdfast.v1.Build.attempts:type_name -> holdfast.v1.Attempt
-	23, // 9: holdfast.v1.Attempt.steps:type_name -> holdfast.v1.Step
-	27, // 10: holdfast.v1.Slave.labels:type_name -> holdfast.v1.Slave.LabelsEntry
-	28, // 11: holdfast.v1.Slave.host:type_name -> holdfast.v1.Slave.HostEntry
-	0,  // 12: holdfast.v1.ControlService.SubmitBuild:input_type -> holdfast.v1.SubmitBuildRequest
-	2,  // 13: holdfast.v1.ControlService.GetBuild:input_type -> holdfast.v1.GetBuildRequest
-	4,  // 14: holdfast.v1.ControlService.ListBuilds:input_type -> holdfast.v1.ListBuildsRequest
-	6,  // 15: holdfast.v1.ControlService.CancelBuild:input_type -> holdfast.v1.CancelBuildRequest
-	8,  // 16: holdfast.v1.ControlService.UnshelveBuild:input_type -> holdfast.v1.UnshelveBuildRequest
-	10, // 17: holdfast.v1.ControlService.ExplainBuild:input_type -> holdfast.v1.ExplainBuildRequest
-	12, // 18: holdfast.v1.ControlService.ListSlaves:input_type -> holdfast.v1.ListSlavesRequest
-	14, // 19: holdfast.v1.ControlService.ReadLog:input_type -> holdfast.v1.ReadLogRequest
-	16, // 20: holdfast.v1.ControlService.Watch:input_type -> holdfast.v1.WatchRequest
-	18, // 21: holdfast.v1.ControlService.GetMaster:input_type -> holdfast.v1.GetMasterRequest
-	1,  // 22: holdfast.v1.ControlService.SubmitBuild:output_type -> holdfast.v1.SubmitBuildResponse
-	3,  // 23: holdfast.v1.ControlService.GetBuild:output_type -> holdfast.v1.GetBuildResponse
-	5,  // 24: holdfast.v1.ControlService.ListBuilds:output_type -> holdfast.v1.ListBuildsResponse
-	7,  // 25: holdfast.v1.ControlService.CancelBuild:output_type -> holdfast.v1.CancelBuildResponse
-	9,  // 26: holdfast.v1.ControlService.UnshelveBuild:output_type -> holdfast.v1.UnshelveBuildResponse
-	11, // 27: holdfast.v1.ControlService.ExplainBuild:output_type -> holdfast.v1.ExplainBuildResponse
-	13, // 28: holdfast.v1.ControlService.ListSlaves:output_type -> holdfast.v1.ListSlavesResponse
-	15, // 29: holdfast.v1.ControlService.ReadLog:output_type -> holdfast.v1.ReadLogResponse
-	17, // 30: holdfast.v1.ControlService.Watch:output_type -> holdfast.v1.WatchResponse
-	19, // 31: holdfast.v1.ControlService.GetMaster:output_type -> holdfast.v1.GetMasterResponse
-	22, // [22:32] is the sub-list for method output_type
-	12, // [12:22] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	35, // 0: holdfast.v1.SubmitBuildRequest.spec:type_name -> holdfast.v1.BuildSpec
+	27, // 1: holdfast.v1.GetBuildResponse.build:type_name -> holdfast.v1.Build
+	27, // 2: holdfast.v1.ListBuildsResponse.builds:type_name -> holdfast.v1.Build
+	30, // 3: holdfast.v1.ListSlavesResponse.slaves:type_name -> holdfast.v1.Slave
+	15, // 4: holdfast.v1.ListSlavesResponse.brake:type_name -> holdfast.v1.Brake
+	0,  // 5: holdfast.v1.ChangeSlaveRequest.change:type_name -> holdfast.v1.ChangeSlaveRequest.Change
+	31, // 6: holdfast.v1.WatchResponse.opened:type_name -> holdfast.v1.WatchResponse.Opened
+	26, // 7: holdfast.v1.WatchResponse.event:type_name -> holdfast.v1.Event
+	32, // 8: holdfast.v1.WatchResponse.missed:type_name -> holdfast.v1.WatchResponse.Missed
+	35, // 9: holdfast.v1.Build.spec:type_name -> holdfast.v1.BuildSpec
+	28, // 10: holdfast.v1.Build.attempts:type_name -> holdfast.v1.Attempt
+	29, // 11: holdfast.v1.Attempt.steps:type_name -> holdfast.v1.Step
+	33, // 12: holdfast.v1.Slave.labels:type_name -> holdfast.v1.Slave.LabelsEntry
+	34, // 13: holdfast.v1.Slave.host:type_name -> holdfast.v1.Slave.HostEntry
+	1,  // 14: holdfast.v1.ControlService.SubmitBuild:input_type -> holdfast.v1.SubmitBuildRequest
+	3,  // 15: holdfast.v1.ControlService.GetBuild:input_type -> holdfast.v1.GetBuildRequest
+	5,  // 16: holdfast.v1.ControlService.ListBuilds:input_type -> holdfast.v1.ListBuildsRequest
+	7,  // 17: holdfast.v1.ControlService.CancelBuild:input_type -> holdfast.v1.CancelBuildRequest
+	9,  // 18: holdfast.v1.ControlService.UnshelveBuild:input_type -> holdfast.v1.UnshelveBuildRequest
+	11, // 19: holdfast.v1.ControlService.ExplainBuild:input_type -> holdfast.v1.ExplainBuildRequest
+	13, // 20: holdfast.v1.ControlService.ListSlaves:input_type -> holdfast.v1.ListSlavesRequest
+	16, // 21: holdfast.v1.ControlService.ChangeSlave:input_type -> holdfast.v1.ChangeSlaveRequest
+	18, // 22: holdfast.v1.ControlService.ReleaseBrake:input_type -> holdfast.v1.ReleaseBrakeRequest
+	20, // 23: holdfast.v1.ControlService.ReadLog:input_type -> holdfast.v1.ReadLogRequest
+	22, // 24: holdfast.v1.ControlService.Watch:input_type -> holdfast.v1.WatchRequest
+	24, // 25: holdfast.v1.ControlService.GetMaster:input_type -> holdfast.v1.GetMasterRequest
+	2,  // 26: holdfast.v1.ControlService.SubmitBuild:output_type -> holdfast.v1.SubmitBuildResponse
+	4,  // 27: holdfast.v1.ControlService.GetBuild:output_type -> holdfast.v1.GetBuildResponse
+	6,  // 28: holdfast.v1.ControlService.ListBuilds:output_type -> holdfast.v1.ListBuildsResponse
+	8,  // 29: holdfast.v1.ControlService.CancelBuild:output_type -> holdfast.v1.CancelBuildResponse
+	10, // 30: holdfast.v1.ControlService.UnshelveBuild:output_type -> holdfast.v1.UnshelveBuildResponse
+	12, // 31: holdfast.v1.ControlService.ExplainBuild:output_type -> holdfast.v1.ExplainBuildResponse
+	14, // 32: holdfast.v1.ControlService.ListSlaves:output_type -> holdfast.v1.ListSlavesResponse
+	17, // 33: holdfast.v1.ControlService.ChangeSlave:output_type -> holdfast.v1.ChangeSlaveResponse
+	19, // 34: holdfast.v1.ControlService.ReleaseBrake:output_type -> holdfast.v1.ReleaseBrakeResponse
+	21, // 35: holdfast.v1.ControlService.ReadLog:output_type -> holdfast.v1.ReadLogResponse
+	23, // 36: holdfast.v1.ControlService.Watch:output_type -> holdfast.v1.WatchResponse
+	25, // 37: holdfast.v1.ControlService.GetMaster:output_type -> holdfast.v1.GetMasterResponse
+	26, // [26:38] is the sub-list for method output_type
+	14, // [14:26] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_control_proto_init() }
@@ -2367,24 +2877,25 @@ func file_holdfast_v1_control_proto_init() {
 		return
 	}
 	file_holdfast_v1_types_proto_init()
-	file_holdfast_v1_control_proto_msgTypes[17].OneofWrappers = []any{
+	file_holdfast_v1_control_proto_msgTypes[22].OneofWrappers = []any{
 		(*WatchResponse_Opened_)(nil),
 		(*WatchResponse_Event)(nil),
 		(*WatchResponse_Missed_)(nil),
 	}
-	file_holdfast_v1_control_proto_msgTypes[23].OneofWrappers = []any{}
+	file_holdfast_v1_control_proto_msgTypes[28].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_control_proto_rawDesc), len(file_holdfast_v1_control_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   29,
+			NumEnums:      1,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_holdfast_v1_control_proto_goTypes,
 		DependencyIndexes: file_holdfast_v1_control_proto_depIdxs,
+		EnumInfos:         file_holdfast_v1_control_proto_enumTypes,
 		MessageInfos:      file_holdfast_v1_control_proto_msgTypes,
 	}.Build()
 	File_holdfast_v1_control_proto = out.File

@@ -26,6 +26,8 @@ const (
 	ControlService_UnshelveBuild_FullMethodName = "/holdfast.v1.ControlService/UnshelveBuild"
 	ControlService_ExplainBuild_FullMethodName  = "/holdfast.v1.ControlService/ExplainBuild"
 	ControlService_ListSlaves_FullMethodName    = "/holdfast.v1.ControlService/ListSlaves"
+	ControlService_ChangeSlave_FullMethodName   = "/holdfast.v1.ControlService/ChangeSlave"
+	ControlService_ReleaseBrake_FullMethodName  = "/holdfast.v1.ControlService/ReleaseBrake"
 	ControlService_ReadLog_FullMethodName       = "/holdfast.v1.ControlService/ReadLog"
 	ControlService_Watch_FullMethodName         = "/holdfast.v1.ControlService/Watch"
 	ControlService_GetMaster_FullMethodName     = "/holdfast.v1.ControlService/GetMaster"
@@ -68,6 +70,14 @@ type ControlServiceClient interface {
 	ExplainBuild(ctx context.Context, in *ExplainBuildRequest, opts ...grpc.CallOption) (*ExplainBuildResponse, error)
 	// ListSlaves returns all slaves the store knows.
 	ListSlaves(ctx context.Context, in *ListSlavesRequest, opts ...grpc.CallOption) (*ListSlavesResponse, error)
+	// ChangeSlave carries out what a person wants of a slave. Each change is
+	// idempotent: what has been done already has no effect. NOT_FOUND: no slave
+	// has that name. FAILED_PRECONDITION: dead, of a slave that is connected; dead
+	// and reset, of one that has connected since the person looked.
+	ChangeSlave(ctx context.Context, in *ChangeSlaveRequest, opts ...grpc.CallOption) (*ChangeSlaveResponse, error)
+	// ReleaseBrake lets attempts be given up although most slaves are silent, until
+	// the brake would have let go by itself (P-brake). Idempotent.
+	ReleaseBrake(ctx context.Context, in *ReleaseBrakeRequest, opts ...grpc.CallOption) (*ReleaseBrakeResponse, error)
 	// ReadLog streams the raw bytes of one step's log or of all steps of an
 	// attempt. With follow it ends exactly after the final byte. A jump of the
 	// offsets is a gap. An offset beyond the bytes there are is INVALID_ARGUMENT:
@@ -152,6 +162,26 @@ func (c *controlServiceClient) ListSlaves(ctx context.Context, in *ListSlavesReq
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListSlavesResponse)
 	err := c.cc.Invoke(ctx, ControlService_ListSlaves_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlServiceClient) ChangeSlave(ctx context.Context, in *ChangeSlaveRequest, opts ...grpc.CallOption) (*ChangeSlaveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ChangeSlaveResponse)
+	err := c.cc.Invoke(ctx, ControlService_ChangeSlave_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlServiceClient) ReleaseBrake(ctx context.Context, in *ReleaseBrakeRequest, opts ...grpc.CallOption) (*ReleaseBrakeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseBrakeResponse)
+	err := c.cc.Invoke(ctx, ControlService_ReleaseBrake_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -243,6 +273,14 @@ type ControlServiceServer interface {
 	ExplainBuild(context.Context, *ExplainBuildRequest) (*ExplainBuildResponse, error)
 	// ListSlaves returns all slaves the store knows.
 	ListSlaves(context.Context, *ListSlavesRequest) (*ListSlavesResponse, error)
+	// ChangeSlave carries out what a person wants of a slave. Each change is
+	// idempotent: what has been done already has no effect. NOT_FOUND: no slave
+	// has that name. FAILED_PRECONDITION: dead, of a slave that is connected; dead
+	// and reset, of one that has connected since the person looked.
+	ChangeSlave(context.Context, *ChangeSlaveRequest) (*ChangeSlaveResponse, error)
+	// ReleaseBrake lets attempts be given up although most slaves are silent, until
+	// the brake would have let go by itself (P-brake). Idempotent.
+	ReleaseBrake(context.Context, *ReleaseBrakeRequest) (*ReleaseBrakeResponse, error)
 	// ReadLog streams the raw bytes of one step's log or of all steps of an
 	// attempt. With follow it ends exactly after the final byte. A jump of the
 	// offsets is a gap. An offset beyond the bytes there are is INVALID_ARGUMENT:
@@ -283,6 +321,12 @@ func (UnimplementedControlServiceServer) ExplainBuild(context.Context, *ExplainB
 }
 func (UnimplementedControlServiceServer) ListSlaves(context.Context, *ListSlavesRequest) (*ListSlavesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSlaves not implemented")
+}
+func (UnimplementedControlServiceServer) ChangeSlave(context.Context, *ChangeSlaveRequest) (*ChangeSlaveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChangeSlave not implemented")
+}
+func (UnimplementedControlServiceServer) ReleaseBrake(context.Context, *ReleaseBrakeRequest) (*ReleaseBrakeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReleaseBrake not implemented")
 }
 func (UnimplementedControlServiceServer) ReadLog(*ReadLogRequest, grpc.ServerStreamingServer[ReadLogResponse]) error {
 	return status.Error(codes.Unimplemented, "method ReadLog not implemented")
@@ -440,6 +484,42 @@ func _ControlService_ListSlaves_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ControlService_ChangeSlave_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChangeSlaveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).ChangeSlave(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_ChangeSlave_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).ChangeSlave(ctx, req.(*ChangeSlaveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControlService_ReleaseBrake_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseBrakeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).ReleaseBrake(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_ReleaseBrake_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).ReleaseBrake(ctx, req.(*ReleaseBrakeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ControlService_ReadLog_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(ReadLogRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -514,6 +594,14 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListSlaves",
 			Handler:    _ControlService_ListSlaves_Handler,
+		},
+		{
+			MethodName: "ChangeSlave",
+			Handler:    _ControlService_ChangeSlave_Handler,
+		},
+		{
+			MethodName: "ReleaseBrake",
+			Handler:    _ControlService_ReleaseBrake_Handler,
 		},
 		{
 			MethodName: "GetMaster",

@@ -2631,7 +2631,10 @@ type SlaveStatus struct {
 	// Wall_us is the slave's clock when it sent this.
 	WallUs int64 `protobuf:"varint,6,opt,name=wall_us,json=wallUs,proto3" json:"wall_us,omitempty"`
 	// Draining: takes nothing new and waits for what runs.
-	Draining      bool `protobuf:"varint,7,opt,name=draining,proto3" json:"draining,omitempty"`
+	Draining bool `protobuf:"varint,7,opt,name=draining,proto3" json:"draining,omitempty"`
+	// Round_trip_us of the session's connection, as the kernel measures it,
+	// smoothed; 0: not known.
+	RoundTripUs   int64 `protobuf:"varint,8,opt,name=round_trip_us,json=roundTripUs,proto3" json:"round_trip_us,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2713,6 +2716,13 @@ func (x *SlaveStatus) GetDraining() bool {
 		return x.Draining
 	}
 	return false
+}
+
+func (x *SlaveStatus) GetRoundTripUs() int64 {
+	if x != nil {
+		return x.RoundTripUs
+	}
+	return 0
 }
 
 // Ack: everything up to these marks is committed to disk in the store.
@@ -2989,7 +2999,7 @@ const file_holdfast_v1_link_proto_rawDesc = "" +
 	"\x05state\x18\x04 \x01(\x0e2\x19.holdfast.v1.AttemptStateR\x05state\x12\x14\n" +
 	"\x05cause\x18\x05 \x01(\tR\x05cause\x12\x19\n" +
 	"\blast_seq\x18\x06 \x01(\x04R\alastSeq\x12\x1b\n" +
-	"\tchain_crc\x18\a \x01(\aR\bchainCrc\"\xeb\x01\n" +
+	"\tchain_crc\x18\a \x01(\aR\bchainCrc\"\x8f\x02\n" +
 	"\vSlaveStatus\x12\x1c\n" +
 	"\taccepting\x18\x01 \x01(\bR\taccepting\x12\x17\n" +
 	"\awhy_not\x18\x02 \x01(\tR\x06whyNot\x12'\n" +
@@ -2997,7 +3007,8 @@ const file_holdfast_v1_link_proto_rawDesc = "" +
 	"\x11backlog_log_bytes\x18\x04 \x01(\x03R\x0fbacklogLogBytes\x12\x1b\n" +
 	"\toldest_us\x18\x05 \x01(\x03R\boldestUs\x12\x17\n" +
 	"\awall_us\x18\x06 \x01(\x03R\x06wallUs\x12\x1a\n" +
-	"\bdraining\x18\a \x01(\bR\bdraining\"E\n" +
+	"\bdraining\x18\a \x01(\bR\bdraining\x12\"\n" +
+	"\rround_trip_us\x18\b \x01(\x03R\vroundTripUs\"E\n" +
 	"\x03Ack\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12(\n" +
 	"\x05marks\x18\x02 \x03(\v2\x12.holdfast.v1.MarksR\x05marks*\x88\x02\n" +
