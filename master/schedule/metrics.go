@@ -31,6 +31,7 @@ type watchMetrics struct {
 	watched  prometheus.Gauge
 	restarts prometheus.Counter
 	verdicts prometheus.Counter
+	brake    prometheus.Gauge
 }
 
 func newWatchMetrics(reg prometheus.Registerer) (*watchMetrics, error) {
@@ -38,8 +39,9 @@ func newWatchMetrics(reg prometheus.Registerer) (*watchMetrics, error) {
 		watched:  gauge("watched_attempts", "Live attempts whose slaves are away and that may be given up."),
 		restarts: counter("watch_restarts_total", "Times the lost watch started over: a tick came late, or the store did not answer."),
 		verdicts: counter("given_up_total", "Attempts given up, or withdrawn, because their slave stayed away."),
+		brake:    gauge("brake", "1 while most busy slaves are silent at once, so that nobody is given up (or a person has released that), else 0."),
 	}
-	return m, register(reg, m.watched, m.restarts, m.verdicts)
+	return m, register(reg, m.watched, m.restarts, m.verdicts, m.brake)
 }
 
 func counter(name, help string) prometheus.Counter {

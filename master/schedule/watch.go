@@ -60,6 +60,7 @@ type WatchConfig struct {
 type Watch struct {
 	cfg     WatchConfig
 	metrics *watchMetrics
+	brake   brake
 
 	// owned by Run
 	watched map[absence]time.Duration
@@ -131,8 +132,14 @@ func (w *Watch) tick(ctx context.Context, now time.Time) bool {
 	}
 	passed := w.passed(now)
 	w.last = now
+	if err := w.feel(ctx, now, absent); err != nil {
+		w.restart("the mass-silence brake cannot be told", "err", err)
+		w.last = time.Time{}
+		return true
+	}
 	still := make(map[absence]time.Duration, len(absent))
 	var verdicts []*store.Lose
+	var told *store.NoteBrake
 	for _, a := range absent {
 		key := absence{a.Attempt, a.Epoch}
 		watched, known := w.watched[key]
@@ -145,13 +152,28 @@ func (w *Watch) tick(ctx context.Context, now time.Time) bool {
 		}
 		still[key] = watched
 		if watched >= after {
+			held, op := w.brake.holds(now, a, watched, after)
+			if op != nil {
+				told = op
+			}
+			if held {
+				continue
+			}
 			verdicts = append(verdicts, w.verdict(now, a, watched))
 		}
 	}
 	w.watched = still
+	if told != nil {
+		if err := w.cfg.Commit.Do(ctx, told); err != nil {
+			w.restart("the mass-silence brake cannot be told", "err", err)
+			return true
+		}
+	}
 	all := w.giveUp(ctx, verdicts)
 	w.metrics.watched.Set(float64(len(w.watched)))
-	return len(w.watched) > 0 || !all
+	braked := w.brake.on()
+	w.metrics.brake.Set(map[bool]float64{true: 1}[braked])
+	return len(w.watched) > 0 || !all || braked
 }
 
 // absentees reads whom to watch. An answer counts only from a store that can
@@ -190,6 +212,7 @@ func (w *Watch) restart(why string, args ...any) {
 		w.cfg.Logger.Warn("lost watch restarts", append([]any{"why", why}, args...)...)
 	}
 	clear(w.watched)
+	w.brake.restart()
 }
 
 // patience is how long a may be absent.

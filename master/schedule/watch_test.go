@@ -3,6 +3,7 @@ package schedule
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"testing"
 	"time"
@@ -16,9 +17,12 @@ import (
 type watchStore struct {
 	store.Store
 	absent []store.Absentee
-	err    error // of Absentees
+	slaves []store.Slave // those that are connected
+	err    error         // of Absentees
 	ready  error
 }
+
+func (s *watchStore) Slaves(context.Context) ([]store.Slave, error) { return s.slaves, nil }
 
 func (s *watchStore) Absentees(context.Context) ([]store.Absentee, error) { return s.absent, s.err }
 func (s *watchStore) Ready(context.Context) error                         { return s.ready }
@@ -26,6 +30,7 @@ func (s *watchStore) Ready(context.Context) error                         { retu
 // verdicts is a Committer that notes who was given up.
 type verdicts struct {
 	lost  []*store.Lose
+	notes []*store.NoteBrake
 	err   error
 	ready error
 }
@@ -35,7 +40,14 @@ func (v *verdicts) Do(_ context.Context, ops ...store.Op) error {
 		return v.err
 	}
 	for _, op := range ops {
-		v.lost = append(v.lost, op.(*store.Lose))
+		switch op := op.(type) {
+		case *store.Lose:
+			v.lost = append(v.lost, op)
+		case *store.NoteBrake:
+			v.notes = append(v.notes, op)
+		default:
+			return fmt.Errorf("a watch does not commit %T", op)
+		}
 	}
 	return nil
 }

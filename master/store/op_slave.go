@@ -183,3 +183,38 @@ func (op *ChangeSlave) done(g *group, s *slaveState, now time.Time, topic string
 	}
 	g.tell(lifecycle.Event{At: now, Topic: topic, Slave: s.Name, Who: op.Who, Why: op.Why, Data: data})
 }
+
+// Topics of events about the mass-silence brake, and what NoteBrake tells.
+const (
+	BrakeOn       = "brake.on"       // most busy slaves fell silent at once
+	BrakeOff      = "brake.off"      // under half of them are silent again
+	BrakeReleased = "brake.released" // a person let go of it
+)
+
+// NoteBrake tells of the mass-silence brake (P-brake), for history. The brake
+// itself is the watch's.
+type NoteBrake struct {
+	Now      time.Time
+	What     string // a topic
+	Who, Why string
+	Silent   int // of the busy slaves
+	Busy     int
+	Since    time.Time // when it was put on
+	Err      error
+
+	emitted
+}
+
+func (op *NoteBrake) keys(*Keys)       {}
+func (op *NoteBrake) reset()           { op.Err = nil }
+func (op *NoteBrake) refuse(err error) { op.Err = err }
+
+// apply writes the event. Run twice, after an outcome that is unknown, it may
+// write it twice.
+func (op *NoteBrake) apply(_ context.Context, g *group) error {
+	g.tell(lifecycle.Event{
+		At: micro(op.Now), Topic: op.What, Who: op.Who, Why: op.Why,
+		Data: map[string]any{"silent": op.Silent, "busy": op.Busy, "since_us": op.Since.UnixMicro()},
+	})
+	return nil
+}
