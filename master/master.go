@@ -96,7 +96,7 @@ func New(cfg Config) (*Master, error) {
 	}
 	if m.api, err = api.New(api.Config{
 		MasterID: cfg.ID, Version: cfg.Version, Store: cfg.Store, Commit: commit, Hub: m.hub,
-		Statuses: m.statuses, NotReady: m.notReady, Logger: cfg.Logger, Metrics: cfg.Metrics, SafetyPoll: cfg.SafetyPoll,
+		Statuses: m.statuses, Brake: m.brake, ReleaseBrake: m.releaseBrake, NotReady: m.notReady, Logger: cfg.Logger, Metrics: cfg.Metrics, SafetyPoll: cfg.SafetyPoll,
 		LostAfter: cfg.LostAfter,
 	}); err != nil {
 		return nil, err
@@ -315,8 +315,17 @@ func (m *Master) statuses() []api.SlaveStatus {
 		list[i] = api.SlaveStatus{
 			Session: c.Session, Accepting: c.Status.Accepting, WhyNot: c.Status.WhyNot,
 			BacklogUpdates: c.Status.BacklogUpdates, BacklogLogBytes: c.Status.BacklogLogBytes,
-			Oldest: c.Status.Oldest, ClockOffset: c.Status.ClockOffset,
+			Oldest: c.Status.Oldest, ClockOffset: c.Status.ClockOffset, RoundTrip: c.Status.RoundTrip,
 		}
 	}
 	return list
+}
+
+func (m *Master) brake() api.Brake {
+	b := m.watch.Brake()
+	return api.Brake{On: b.On, Since: b.Since, Silent: b.Silent, Busy: b.Busy, Released: b.Released}
+}
+
+func (m *Master) releaseBrake(ctx context.Context, who, why string) (bool, error) {
+	return m.watch.ReleaseBrake(ctx, time.Now(), who, why)
 }

@@ -266,6 +266,7 @@ func (s *session) slaveStatus(idle bool) *holdfastv1.ConnectRequest {
 		return nil
 	}
 	m := s.a.slaveStatus(now)
+	m.RoundTripUs = roundTrip(s.raw).Microseconds()
 	last := s.status
 	same := last != nil && last.GetAccepting() == m.GetAccepting() && last.GetWhyNot() == m.GetWhyNot() && last.GetDraining() == m.GetDraining()
 	backlog := m.GetBacklogUpdates() > 0 || m.GetBacklogLogBytes() > 0

@@ -24,7 +24,7 @@ func newDecision(std stdio, name, short string, decide func(ctx context.Context,
 	cmd := command(name+" ID --reason TEXT [--json]", short, "",
 		wants("a build id"), func(ctx context.Context, args []string) error {
 			if reason == "" {
-				return badUsage("--reason TEXT is missing: it goes into the history, with your name")
+				return errNoReason
 			}
 			id, err := buildID(args[0])
 			if err != nil {
@@ -43,6 +43,13 @@ func newDecision(std stdio, name, short string, decide func(ctx context.Context,
 			})
 		})
 	opts.flags(cmd)
-	cmd.Flags().StringVar(&reason, "reason", "", "`TEXT` for the history (required)")
+	reasonFlag(cmd, &reason)
 	return cmd
+}
+
+// errNoReason: people decide nothing without one.
+var errNoReason = badUsage("--reason TEXT is missing: it goes into the history, with your name")
+
+func reasonFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "reason", "", "`TEXT` for the history (required)")
 }

@@ -82,6 +82,28 @@ type slaveDoc struct {
 	BacklogLogBytes int64             `json:"backlog_log_bytes"`
 	OldestUS        int64             `json:"oldest_us"`
 	ClockOffsetUS   int64             `json:"clock_offset_us"`
+	RoundTripUS     int64             `json:"round_trip_us"`
+	Flaps           uint32            `json:"flaps"`
+	Drained         bool              `json:"drained"`
+	DrainReason     *string           `json:"drain_reason"`
+	DrainedAt       *string           `json:"drained_at"`
+	QuarantinedAt   *string           `json:"quarantined_at"`
+	QuarantineWhy   *string           `json:"quarantine_reason"`
+	RefusedAt       *string           `json:"refused_at"`
+	RefusedWhy      *string           `json:"refused_why"`
+}
+
+// slaveChangeDoc is what the commands about one slave print.
+type slaveChangeDoc struct {
+	Slave         string `json:"slave"`
+	Change        string `json:"change"`
+	Changed       bool   `json:"changed"`
+	AttemptsEnded uint32 `json:"attempts_ended"`
+}
+
+// changedDoc says whether a command changed anything.
+type changedDoc struct {
+	Changed bool `json:"changed"`
 }
 
 type eventDoc struct {
@@ -189,7 +211,10 @@ func newSlaveDoc(s *holdfastv1.Slave) slaveDoc {
 		Slots: s.GetSlots(), SlotsBusy: s.GetSlotsBusy(), Labels: orEmpty(s.GetLabels()), Host: orEmpty(s.GetHost()),
 		Accepting: s.GetAccepting(), WhyNot: orNull(s.GetWhyNot()),
 		BacklogUpdates: s.GetBacklogUpdates(), BacklogLogBytes: s.GetBacklogLogBytes(),
-		OldestUS: s.GetOldestUs(), ClockOffsetUS: s.GetClockOffsetUs(),
+		OldestUS: s.GetOldestUs(), ClockOffsetUS: s.GetClockOffsetUs(), RoundTripUS: s.GetRoundTripUs(), Flaps: s.GetFlaps(),
+		Drained: s.GetDrained(), DrainReason: orNull(s.GetDrainReason()), DrainedAt: timeOrNull(s.GetDrainedUs()),
+		QuarantinedAt: timeOrNull(s.GetQuarantinedUs()), QuarantineWhy: orNull(s.GetQuarantineReason()),
+		RefusedAt: timeOrNull(s.GetRefusedUs()), RefusedWhy: orNull(s.GetRefusedWhy()),
 	}
 }
 

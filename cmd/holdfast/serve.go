@@ -142,11 +142,11 @@ func awaitMaster(ctx context.Context, addr string, slaveToo bool) error {
 	}
 	defer m.Close()
 	for slaveToo {
-		slaves, err := m.Slaves(ctx)
+		list, err := m.Slaves(ctx)
 		if err != nil {
 			return err
 		}
-		for _, s := range slaves {
+		for _, s := range list.GetSlaves() {
 			if s.GetState() == "connected" {
 				return nil
 			}

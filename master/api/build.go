@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -191,29 +190,6 @@ func (s *Server) evidence(ctx context.Context, id lifecycle.BuildID) (*holdfastv
 		}
 	}
 	return m, nil
-}
-
-// ExplainBuild says in words why a build is where it is.
-func (s *Server) ExplainBuild(ctx context.Context, req *holdfastv1.ExplainBuildRequest) (*holdfastv1.ExplainBuildResponse, error) {
-	r, err := s.record(ctx, req.GetBuildId())
-	if err != nil {
-		return nil, err
-	}
-	var away time.Time
-	for _, a := range r.Attempts {
-		if !a.State.Live() {
-			continue
-		}
-		// At once, not after 45 s: whoever asks wants to know.
-		row, err := s.store.Slave(ctx, a.Instance)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return nil, refusal(err)
-		}
-		if err == nil && !row.Connected {
-			away = row.Since
-		}
-	}
-	return &holdfastv1.ExplainBuildResponse{Lines: lifecycle.Explain(time.Now(), r, s.cfg.LostAfter, away)}, nil
 }
 
 func (s *Server) record(ctx context.Context, text string) (*lifecycle.Record, error) {

@@ -32,6 +32,16 @@ type SlaveStatus struct {
 	BacklogLogBytes int64
 	Oldest          time.Duration
 	ClockOffset     time.Duration
+	RoundTrip       time.Duration
+}
+
+// Brake is the mass-silence brake, as far as people should know of it.
+type Brake struct {
+	On       bool
+	Since    time.Time
+	Silent   int // of the busy slaves
+	Busy     int
+	Released bool // by a person
 }
 
 // Config configures a Server.
@@ -43,6 +53,10 @@ type Config struct {
 	Hub      *notify.Hub
 	// Statuses returns the slaves connected to this master.
 	Statuses func() []SlaveStatus
+	// Brake returns the mass-silence brake; ReleaseBrake lets go of it for a
+	// person, and reports whether it was on.
+	Brake        func() Brake
+	ReleaseBrake func(ctx context.Context, who, why string) (bool, error)
 	// NotReady returns why the master cannot serve writes now; nil: it can.
 	NotReady func() error
 	Logger   *slog.Logger
@@ -76,8 +90,9 @@ type Server struct {
 
 // New makes a server.
 func New(cfg Config) (*Server, error) {
-	if cfg.Store == nil || cfg.Commit == nil || cfg.Hub == nil || cfg.Statuses == nil || cfg.NotReady == nil {
-		return nil, errors.New("api: Store, Commit, Hub, Statuses and NotReady are required")
+	if cfg.Store == nil || cfg.Commit == nil || cfg.Hub == nil || cfg.Statuses == nil || cfg.NotReady == nil ||
+		cfg.Brake == nil || cfg.ReleaseBrake == nil {
+		return nil, errors.New("api: Store, Commit, Hub, Statuses, Brake, ReleaseBrake and NotReady are required")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()

@@ -14,17 +14,26 @@ import (
 // away (DESIGN: away is not a state, it is how it looks).
 const awayAfter = 45 * time.Second
 
+// flapsWindow is the time in which a slave's absences are counted for people.
+const flapsWindow = 24 * time.Hour
+
 // ListSlaves returns all slaves the store knows.
 func (s *Server) ListSlaves(ctx context.Context, _ *holdfastv1.ListSlavesRequest) (*holdfastv1.ListSlavesResponse, error) {
 	rows, err := s.store.Slaves(ctx)
 	if err != nil {
 		return nil, refusal(err)
 	}
-	status := make(map[store.Session]SlaveStatus)
-	for _, st := range s.cfg.Statuses() {
-		status[st.Session] = st
+	status := s.statusOf()
+	flaps, err := s.store.Flaps(ctx, time.Now().Add(-flapsWindow))
+	if err != nil {
+		return nil, refusal(err)
 	}
 	resp := &holdfastv1.ListSlavesResponse{}
+	if b := s.cfg.Brake(); b.On {
+		resp.Brake = &holdfastv1.Brake{
+			SinceUs: micros(b.Since), Silent: uint32(b.Silent), Busy: uint32(b.Busy), Released: b.Released,
+		}
+	}
 	for i := range rows {
 		row := &rows[i]
 		m := &holdfastv1.Slave{
@@ -39,6 +48,15 @@ func (s *Server) ListSlaves(ctx context.Context, _ *holdfastv1.ListSlavesRequest
 			SlotsBusy:    uint32(row.Busy),
 			Labels:       row.Labels,
 			Host:         row.Host,
+			Flaps:        uint32(flaps[row.Name]),
+
+			Drained:          row.Drained,
+			DrainReason:      row.DrainReason,
+			DrainedUs:        micros(row.DrainedAt),
+			QuarantinedUs:    micros(row.Quarantined),
+			QuarantineReason: row.QuarantineReason,
+			RefusedUs:        micros(row.RefusedAt),
+			RefusedWhy:       row.RefusedWhy,
 		}
 		if row.Connected {
 			m.State = "connected"
@@ -48,6 +66,7 @@ func (s *Server) ListSlaves(ctx context.Context, _ *holdfastv1.ListSlavesRequest
 			m.BacklogUpdates, m.BacklogLogBytes = st.BacklogUpdates, st.BacklogLogBytes
 			m.OldestUs = st.Oldest.Microseconds()
 			m.ClockOffsetUs = st.ClockOffset.Microseconds()
+			m.RoundTripUs = st.RoundTrip.Microseconds()
 		}
 		resp.Slaves = append(resp.Slaves, m)
 	}

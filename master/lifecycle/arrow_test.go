@@ -207,7 +207,7 @@ func words() map[string]func(*Record) error {
 		"torn":     func(r *Record) error { r.LogGap(now, "x", "x.1", 0, 4, true, ""); return nil },
 		"wait":     func(r *Record) error { r.SetWait(now, WaitBusy); return nil },
 		"assign":   func(r *Record) error { return r.Assign(now, "z", "Iz", "sz", newSteps("z", "1")) },
-		"explain":  func(r *Record) error { Explain(now, r, time.Minute, time.Time{}); return nil },
+		"explain":  func(r *Record) error { Explain(Scene{Now: now, LostAfter: time.Minute}, r); return nil },
 	}
 	say := func(name string, k UpdateKind) {
 		m[name] = func(r *Record) error { return r.Update(now, 0, "x", Update{Kind: k}) }

@@ -10,17 +10,30 @@ import (
 	"holdfast/retry"
 )
 
+// Scene is what Explain needs to know beside the build.
+type Scene struct {
+	Now time.Time
+	// LostAfter is the farm's; it counts where the build has none of its own.
+	LostAfter time.Duration
+	// Away is since when the live attempt's slave is cut off; zero: it is not.
+	Away time.Time
+	// Brake says in words that nobody is given up for now; empty: it is not so.
+	Brake string
+	// Idle says in words, for each slave that matches and takes no builds, why.
+	Idle []string
+}
+
 // Explain says in words why a build is where it is: what it waits for and what
 // a person can do, which attempts ended and why, what put it on the shelf. One
-// sentence a line. The farm's lost_after counts where the build has none of its
-// own; away is since when the live attempt's slave is cut off, zero if it is not.
-func Explain(now time.Time, r *Record, farm time.Duration, away time.Time) []string {
+// sentence a line.
+func Explain(sc Scene, r *Record) []string {
+	now := sc.Now
 	var lines []string
 	switch b := &r.Build; {
 	case b.State == BuildQueued:
-		lines = explainWait(now, r)
+		lines = append(explainWait(now, r), sc.Idle...)
 	case b.State == BuildRunning:
-		lines = explainRunning(now, r, farm, away)
+		lines = explainRunning(sc, r)
 	case b.State == BuildShelved:
 		lines = explainShelf(now, r)
 	default:
@@ -76,7 +89,8 @@ func explainReturn(r *Record) []string {
 }
 
 // explainRunning says where a build runs.
-func explainRunning(now time.Time, r *Record, farm time.Duration, away time.Time) []string {
+func explainRunning(sc Scene, r *Record) []string {
+	now, away := sc.Now, sc.Away
 	a := r.live()
 	if a == nil {
 		return []string{"The build is running."}
@@ -87,7 +101,7 @@ func explainRunning(now time.Time, r *Record, farm time.Duration, away time.Time
 			line += fmt.Sprintf("; step %d (%s) of %d is running", s.Number, s.Name, len(a.Steps))
 		}
 	}
-	limit, never := farm, r.Build.Policy.LostNever
+	limit, never := sc.LostAfter, r.Build.Policy.LostNever
 	if r.Build.Policy.LostAfterSet {
 		limit = r.Build.Policy.LostAfter
 	}
@@ -107,6 +121,9 @@ func explainRunning(now time.Time, r *Record, farm time.Duration, away time.Time
 		lines = append(lines, fmt.Sprintf("Should it stay away, the attempt is given up in %s (lost_after %s).", span(limit-gone), span(limit)))
 	default:
 		lines = append(lines, fmt.Sprintf("Should it stay away, the attempt is given up soon: the master has yet to watch it for %s itself.", span(limit)))
+	}
+	if sc.Brake != "" && !never {
+		lines = append(lines, sc.Brake)
 	}
 	return lines
 }

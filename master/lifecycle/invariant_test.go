@@ -202,7 +202,7 @@ func (h *history) observe(was BuildState, err error) {
 			h.t.Errorf("attempt %d, %s, has no slot and may be running", a.Number, a.State)
 		}
 	}
-	Explain(h.now, r, time.Minute, h.now)
+	Explain(Scene{Now: h.now, LostAfter: time.Minute, Away: h.now}, r)
 	// What follows meets only what a store would have read.
 	h.rec = &Record{Build: r.Build, Attempts: r.Attempts}
 }

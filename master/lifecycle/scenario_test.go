@@ -214,7 +214,7 @@ func (w *world) run(line string) {
 	case "unsupported":
 		err = w.rec.ShelveUnsupported(w.now)
 	case "explain":
-		for _, l := range Explain(w.now, w.rec, 30*time.Minute, time.Time{}) {
+		for _, l := range Explain(Scene{Now: w.now, LostAfter: 30 * time.Minute}, w.rec) {
 			w.printf("%s\n", l)
 		}
 		return

@@ -173,6 +173,7 @@ func (s *session) slaveStatus(m *holdfastv1.SlaveStatus) {
 		BacklogLogBytes: max(m.GetBacklogLogBytes(), 0),
 		Oldest:          micros(m.GetOldestUs()),
 		ClockOffset:     time.Until(time.UnixMicro(m.GetWallUs())),
+		RoundTrip:       micros(m.GetRoundTripUs()),
 	}
 	if before := s.server.registry.setStatus(s, st); st.Accepting != before.Accepting {
 		s.server.hub.Publish(notify.Key{Kind: notify.Queue})

@@ -22,6 +22,7 @@ type Status struct {
 	BacklogLogBytes int64
 	Oldest          time.Duration // age of the oldest un-ACKed update
 	ClockOffset     time.Duration // slave's clock minus ours, on arrival
+	RoundTrip       time.Duration // of the connection, as the slave's kernel sees it; 0: not known
 }
 
 // Connected is a snapshot of one open session.

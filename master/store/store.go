@@ -43,6 +43,8 @@ type Store interface {
 	Spec(ctx context.Context, id lifecycle.BuildID) ([]byte, error)
 	// Slaves returns all slaves, by name, with the slots they occupy.
 	Slaves(ctx context.Context) ([]Slave, error)
+	// Flaps returns how often each slave has gone away since, by name.
+	Flaps(ctx context.Context, since time.Time) (map[string]int, error)
 	// Slave returns one slave, whether it holds its name or not, or ErrNotFound.
 	Slave(ctx context.Context, id lifecycle.InstanceID) (Slave, error)
 	// Wants returns what the master wants of every attempt that a session's

@@ -151,10 +151,24 @@ func (c *Client) Explain(ctx context.Context, id string) ([]string, error) {
 	return resp.GetLines(), err
 }
 
-// Slaves lists the slaves that the master knows.
-func (c *Client) Slaves(ctx context.Context) ([]*holdfastv1.Slave, error) {
-	resp, err := ask(ctx, c, func(ctx context.Context) (*holdfastv1.ListSlavesResponse, error) {
+// Slaves lists the slaves that the master knows, and what holds for all of them.
+func (c *Client) Slaves(ctx context.Context) (*holdfastv1.ListSlavesResponse, error) {
+	return ask(ctx, c, func(ctx context.Context) (*holdfastv1.ListSlavesResponse, error) {
 		return c.rpc.ListSlaves(ctx, &holdfastv1.ListSlavesRequest{})
 	})
-	return resp.GetSlaves(), err
+}
+
+// ChangeSlave carries out what a person wants of a slave.
+func (c *Client) ChangeSlave(ctx context.Context, req *holdfastv1.ChangeSlaveRequest) (*holdfastv1.ChangeSlaveResponse, error) {
+	return order(ctx, c, func(ctx context.Context) (*holdfastv1.ChangeSlaveResponse, error) {
+		return c.rpc.ChangeSlave(ctx, req)
+	})
+}
+
+// ReleaseBrake lets go of the mass-silence brake and reports whether it was on.
+func (c *Client) ReleaseBrake(ctx context.Context, who, reason string) (bool, error) {
+	resp, err := order(ctx, c, func(ctx context.Context) (*holdfastv1.ReleaseBrakeResponse, error) {
+		return c.rpc.ReleaseBrake(ctx, &holdfastv1.ReleaseBrakeRequest{Who: who, Reason: reason})
+	})
+	return resp.GetChanged(), err
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"strings"
+	"time"
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/store"
@@ -153,6 +154,27 @@ func (s *Store) Slaves(ctx context.Context) ([]store.Slave, error) {
 		ORDER BY s.name, s.holds_name DESC, s.instance`)
 	slaves, err := collect(rows, err, scanSlave)
 	return slaves, classify(err)
+}
+
+// flapsQuery is answered by the index events_flaps alone.
+const flapsQuery = `SELECT slave, count(*) FROM events WHERE topic = 'slave.away' AND at_us > ? GROUP BY slave`
+
+// Flaps counts how often slaves have gone away.
+func (s *Store) Flaps(ctx context.Context, since time.Time) (map[string]int, error) {
+	type flaps struct {
+		slave string
+		n     int
+	}
+	rows, err := s.query(ctx, flapsQuery, since.UnixMicro())
+	list, err := collect(rows, err, func(r row, f *flaps) error { return r.Scan(&f.slave, &f.n) })
+	if err != nil {
+		return nil, classify(err)
+	}
+	counts := make(map[string]int, len(list))
+	for _, f := range list {
+		counts[f.slave] = f.n
+	}
+	return counts, nil
 }
 
 // Slave returns one slave.
