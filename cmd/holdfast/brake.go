@@ -23,7 +23,7 @@ master then gives nobody up. `+"`holdfast slaves`"+` shows whether this brake is
 It comes on again only once under half of the slaves are silent.`,
 		wants(), func(ctx context.Context, _ []string) error {
 			if reason == "" {
-				return errNoReason
+				return noReason()
 			}
 			return opts.withMaster(ctx, std, func(ctx context.Context, m *client.Client) error {
 				changed, err := m.ReleaseBrake(ctx, who(), reason)

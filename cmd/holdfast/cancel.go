@@ -24,7 +24,7 @@ func newDecision(std stdio, name, short string, decide func(ctx context.Context,
 	cmd := command(name+" ID --reason TEXT [--json]", short, "",
 		wants("a build id"), func(ctx context.Context, args []string) error {
 			if reason == "" {
-				return errNoReason
+				return noReason()
 			}
 			id, err := buildID(args[0])
 			if err != nil {
@@ -47,8 +47,10 @@ func newDecision(std stdio, name, short string, decide func(ctx context.Context,
 	return cmd
 }
 
-// errNoReason: people decide nothing without one.
-var errNoReason = badUsage("--reason TEXT is missing: it goes into the history, with your name")
+// noReason: people decide nothing without one.
+func noReason() error {
+	return badUsage("--reason TEXT is missing: it goes into the history, with your name")
+}
 
 func reasonFlag(cmd *cobra.Command, to *string) {
 	cmd.Flags().StringVar(to, "reason", "", "`TEXT` for the history (required)")

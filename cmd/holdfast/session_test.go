@@ -159,6 +159,23 @@ steps:
 	do("submit", "--name", "other", "--request-key", t.Name(), "--", "true")
 	do("submit", "--json", "--", "true")
 	f.settled(t, newest())
+	name, _ := os.Hostname()
+	do("slave", "drain", name, "--reason", "disk swap")
+	do("slave", "drain", name, "--reason", "disk swap", "--json")
+	r = do("submit", "--name", "waits", "--", "true")
+	waits := strings.TrimSpace(r.out)
+	eventually(t, "the master has looked for a slave", func() bool { return strings.Contains(f.ok(t, "explain", waits), "is drained") })
+	do("explain", waits)
+	do("slave", "resume", name, "--reason", "done")
+	do("slave", "resume", name, "--reason", "done")
+	f.settled(t, waits)
+	do("slave", "release", name, "--reason", "just so")
+	do("slave", "dead", name, "--reason", "burnt")
+	do("slave", "dead", "nobody", "--reason", "burnt")
+	do("slave", "reset", name)
+	do("brake", "release", "--reason", "just so")
+	do("brake", "release", "--reason", "just so", "--json")
+
 	for _, args := range [][]string{{"journal", "ls"}, {"journal", "verify"}, {"journal", "verify", "--json"}} {
 		r := run(t, "", append(args, f.dir)...)
 		out := f.plain(r.out)
@@ -191,7 +208,8 @@ func TestSlaves(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"name", "instance", "state", "since", "epoch", "incarnation", "agent_version", "slots", "slots_busy",
-		"labels", "host", "accepting", "why_not", "backlog_updates", "backlog_log_bytes", "oldest_us", "clock_offset_us"} {
+		"labels", "host", "accepting", "why_not", "backlog_updates", "backlog_log_bytes", "oldest_us", "clock_offset_us",
+		"round_trip_us", "flaps", "drained", "drain_reason", "drained_at", "quarantined_at", "quarantine_reason", "refused_at", "refused_why"} {
 		if _, ok := doc[key]; !ok {
 			t.Errorf("no %q in %v", key, doc)
 		}

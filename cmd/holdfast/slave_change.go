@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -44,8 +45,16 @@ sides compare anew, and what it still holds counts again. No other slave is touc
 
 // addSlaveChanges adds the commands to `holdfast slave`.
 func addSlaveChanges(slave *cobra.Command, std stdio) *cobra.Command {
+	var names []string
 	for _, c := range slaveChanges {
 		slave.AddCommand(newSlaveChange(std, c))
+		names = append(names, c.name)
+	}
+	slave.Args = func(_ *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return fmt.Errorf("holdfast slave has no command %q; there are %s, and without one it runs a slave", args[0], strings.Join(names, ", "))
+		}
+		return nil
 	}
 	return slave
 }
@@ -56,7 +65,7 @@ func newSlaveChange(std stdio, c slaveChange) *cobra.Command {
 	cmd := command(c.name+" NAME --reason TEXT [--json]", c.short, c.long,
 		wants("a slave's name"), func(ctx context.Context, args []string) error {
 			if reason == "" {
-				return errNoReason
+				return noReason()
 			}
 			return opts.withMaster(ctx, std, func(ctx context.Context, m *client.Client) error {
 				req := &holdfastv1.ChangeSlaveRequest{Slave: args[0], Change: c.change, Reason: reason, Who: who()}

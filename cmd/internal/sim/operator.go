@@ -18,8 +18,8 @@ import (
 	"holdfast/proto/rpcerr"
 )
 
-// operator is the people: they submit, cancel and unshelve, over a network as
-// bad as everybody's. What they were told to be done is kept for the end.
+// operator is the people: they submit, cancel and unshelve, and look after the
+// slaves, over a network as bad as everybody's. What they were told to be done is kept for the end.
 type operator struct {
 	cable   *cable
 	address string
@@ -32,7 +32,8 @@ type operator struct {
 	builds    map[string]*holdfastv1.BuildSpec // by id: the submit was confirmed
 	cancelled map[string]bool                  // the cancel was confirmed
 	unshelved map[string]int
-	requests  int // tries, lost replies included
+	changed   map[holdfastv1.ChangeSlaveRequest_Change]int // of slaves
+	requests  int                                          // tries, lost replies included
 	err       error
 }
 
@@ -40,6 +41,7 @@ func newOperator(c *cable, address string, p *Profile, rng *rand.Rand) *operator
 	return &operator{
 		cable: c, address: address, profile: p, rng: rng, ids: entropy{fork(rng)},
 		builds: make(map[string]*holdfastv1.BuildSpec), cancelled: make(map[string]bool), unshelved: make(map[string]int),
+		changed: make(map[holdfastv1.ChangeSlaveRequest_Change]int),
 	}
 }
 
@@ -71,7 +73,10 @@ func (o *operator) work(ctx context.Context, rate float64) {
 			})
 		case <-look:
 			look = time.After(o.draw(func(r *rand.Rand) time.Duration { return gap(r, 0.5+rate/40) }))
-			o.wg.Go(func() { o.lookAtShelf(context.WithoutCancel(ctx)) })
+			o.wg.Go(func() {
+				o.lookAtShelf(context.WithoutCancel(ctx))
+				o.lookAtFarm(context.WithoutCancel(ctx), o.profile.Meddles)
+			})
 		}
 	}
 }

@@ -29,6 +29,7 @@ type Profile struct {
 
 	Builds  float64 // submitted
 	Cancels float64 // part of the builds that somebody cancels
+	Meddles float64 // part of the looks at the farm that drain, reset or bury a slave
 	Lasts   [2]time.Duration
 	Steps   int     // of a build, at most
 	Silent  float64 // part of the steps that write nothing
@@ -86,7 +87,7 @@ func Sparse() Profile {
 			ScanEvery: 12 * time.Hour, Tick: time.Hour, SafetyPoll: noPoll,
 		},
 		Latency: 40 * time.Millisecond, LostAfter: 36 * time.Hour, Slots: 2,
-		Builds: 2.1, Cancels: 0.03, Lasts: [2]time.Duration{time.Minute, 20 * time.Hour},
+		Builds: 2.1, Cancels: 0.03, Meddles: 0.1, Lasts: [2]time.Duration{time.Minute, 20 * time.Hour},
 		Steps: 5, Silent: 0.7, Bursts: 1, Lines: 20, Width: 60,
 		Faults: map[Fault]float64{
 			Drop: 0.3, Cut: 0.3, Hang: 0.1, HangUp: 0.03, HangDown: 0.03, Swallow: 0.03, SwallowUp: 0.02, SwallowDown: 0.02,
@@ -113,7 +114,7 @@ func Steady() Profile {
 func Dense() Profile {
 	return Profile{
 		Name: "dense", Times: Times{SafetyPoll: noPoll}, Latency: 25 * time.Millisecond, LostAfter: 10 * time.Minute, Slots: 2,
-		Builds: 60, Cancels: 0.08, Lasts: [2]time.Duration{2 * time.Second, 30 * time.Minute},
+		Builds: 60, Cancels: 0.08, Meddles: 0.8, Lasts: [2]time.Duration{2 * time.Second, 30 * time.Minute},
 		Steps: 4, Silent: 0.2, Bursts: 6, Lines: 60, Width: 60,
 		Faults: map[Fault]float64{
 			Drop: 24, Cut: 8, Hang: 8, HangUp: 4, HangDown: 4, Swallow: 4, SwallowUp: 3, SwallowDown: 3,

@@ -28,12 +28,15 @@ type Report struct {
 	MasterStarts int
 	Dials        int
 	Requests     int // of people, repetitions included
+	// Changes of slaves by people that had an effect.
+	Changes map[string]int
 }
 
 func newReport(cfg Config) Report {
 	return Report{
 		Profile: cfg.Profile.Name, Seed: cfg.Seed, Slaves: cfg.Slaves,
 		Faults: make(map[Fault]int), Builds: make(map[string]int), LogStates: make(map[string]int),
+		Changes: make(map[string]int),
 	}
 }
 
@@ -55,6 +58,9 @@ func (r *Report) Add(o Report) {
 	for k, n := range o.LogStates {
 		r.LogStates[k] += n
 	}
+	for k, n := range o.Changes {
+		r.Changes[k] += n
+	}
 	r.Attempts += o.Attempts
 	r.Steps += o.Steps
 	r.Updates += o.Updates
@@ -73,7 +79,8 @@ func (r Report) String() string {
 	fmt.Fprintf(&b, "\tfaults  %d: %s\n", total(r.Faults), list(r.Faults))
 	fmt.Fprintf(&b, "\tbuilds  %d: %s\n", total(r.Builds), list(r.Builds))
 	fmt.Fprintf(&b, "\tattempts %d, steps %d, updates %d, log bytes %d (%s)\n", r.Attempts, r.Steps, r.Updates, r.LogBytes, list(r.LogStates))
-	fmt.Fprintf(&b, "\tagent starts %d, master starts %d, dials %d, requests %d", r.AgentStarts, r.MasterStarts, r.Dials, r.Requests)
+	fmt.Fprintf(&b, "\tagent starts %d, master starts %d, dials %d, requests %d, changes of slaves: %s",
+		r.AgentStarts, r.MasterStarts, r.Dials, r.Requests, list(r.Changes))
 	return b.String()
 }
 

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing/synctest"
 	"time"
@@ -129,6 +130,9 @@ func (w *World) Stop() {
 	}
 	w.report.MasterStarts = w.master.starts
 	w.report.Requests = w.operator.requests
+	for change, n := range w.operator.changed {
+		w.report.Changes[strings.ToLower(strings.TrimPrefix(change.String(), "CHANGE_"))] += n
+	}
 	w.report.Faults[CommitFailed] = int(w.master.failed)
 	w.report.Faults[CommitDoubt] = int(w.master.unknown)
 	w.report.Steps, w.report.LogBytes = w.truth.steps, w.truth.bytes
@@ -142,6 +146,7 @@ func (w *World) settle() error {
 	limit := time.Now().Add(20*p.Lasts[1] + 8*p.Outage[1] + 100*p.LostAfter + 48*time.Hour)
 	for pause := time.Second; ; pause = min(2*pause, p.Lasts[1]/4+time.Minute) {
 		time.Sleep(pause)
+		w.operator.lookAtFarm(context.Background(), 0) // what ended in the meantime may have put one in quarantine
 		synctest.Wait()
 		left, err := w.leftToDo()
 		switch {
