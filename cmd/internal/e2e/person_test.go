@@ -11,8 +11,8 @@ import (
 // P-cancel: a build is cancelled at once, wherever its slave is; its processes
 // are dead as soon as the slave has heard of it, and its slot is free again.
 func TestCancel(t *testing.T) {
-	for name, away := range map[string]bool{"connected": false, "away": true} {
-		t.Run(name, func(t *testing.T) {
+	for _, link := range []string{"connected", "away", "returning"} {
+		t.Run(link, func(t *testing.T) {
 			t.Parallel()
 			f := newFarm(t)
 			f.slave("b1")
@@ -22,16 +22,19 @@ func TestCancel(t *testing.T) {
 			await(t, ready)
 			attempt := f.show(id).Attempts[0].ID
 			pid := f.stepPID("b1", attempt, 1)
-			if away {
+			if link != "connected" {
 				f.link.refuse()
 				eventually(t, 20*time.Second, "the slave is away", func() bool { return f.slaves()[0].State != "connected" })
+			}
+			if link == "returning" {
+				f.link.heal()
 			}
 			f.do("cancel", id, "--reason", "test")
 			b := f.show(id)
 			if a := b.Attempts[0]; b.State != "cancelled" || a.State != "cancelled" {
 				t.Fatalf("right after the cancel: %+v", b)
 			}
-			if away {
+			if link == "away" {
 				if !alive(pid) || f.slaves()[0].Busy != 1 {
 					t.Error("the step is dead, or its slot free, though the slave has not heard of it")
 				}
