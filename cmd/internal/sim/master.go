@@ -29,6 +29,7 @@ type masterBox struct {
 	rng       *rand.Rand // guarded by mu
 	lostAfter time.Duration
 	trouble   storeTrouble
+	doom      *doom // nil: no commit is its last
 
 	mu              sync.Mutex
 	life            *masterLife // nil: down
@@ -64,7 +65,7 @@ func (b *masterBox) start() error {
 		return err
 	}
 	life := &masterLife{listener: l, done: make(chan struct{})}
-	life.store = &mortalStore{Store: opened, trouble: b.trouble, rng: fork(b.rng)}
+	life.store = &mortalStore{Store: opened, trouble: b.trouble, rng: fork(b.rng), doom: b.doom}
 	jitter := fork(b.rng)
 	m, err := master.New(master.Config{
 		ID:               ulid.MustNew(ulid.Now(), entropy{fork(b.rng)}).String(),
@@ -168,6 +169,7 @@ type storeTrouble struct {
 type mortalStore struct {
 	store.Store
 	trouble storeTrouble
+	doom    *doom
 	dead    atomic.Bool
 	failed  atomic.Int64
 	unknown atomic.Int64
@@ -189,7 +191,15 @@ func (s *mortalStore) Commit(ctx context.Context, ops ...store.Op) error {
 		s.failed.Add(1)
 		return fmt.Errorf("%w: made up by the simulation", store.ErrBusy)
 	}
+	last := s.doom.strikes()
+	if last && !s.doom.done {
+		s.die()
+		return killed
+	}
 	err := s.Store.Commit(ctx, ops...)
+	if last {
+		s.die()
+	}
 	// Killed here, the commit is done and nobody has been told.
 	nap(after)
 	switch {
@@ -201,6 +211,28 @@ func (s *mortalStore) Commit(ctx context.Context, ops ...store.Op) error {
 	default:
 		return err
 	}
+}
+
+// doom is the one commit, of all lives of a master, at which it is killed: before
+// it is done, or after it, when nobody has been told.
+type doom struct {
+	at     int64 // from 1; 0: never
+	done   bool
+	cables []*cable
+	died   chan struct{} // closed then
+	count  atomic.Int64
+}
+
+// strikes counts a commit, and says whether it is the one.
+func (d *doom) strikes() bool { return d != nil && d.count.Add(1) == d.at }
+
+// die is kill -9 from within a commit.
+func (s *mortalStore) die() {
+	s.dead.Store(true)
+	for _, c := range s.doom.cables {
+		c.dropTo(masterAddress)
+	}
+	close(s.doom.died)
 }
 
 // nap sleeps, if at all.
