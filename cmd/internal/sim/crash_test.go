@@ -23,7 +23,7 @@ func TestCrashMatrix(t *testing.T) {
 	}
 	stride := int64(1)
 	if why := scaledDown(); why != "" {
-		stride = 7
+		stride = 20
 		t.Logf("scaled down for %s: every %dth of %d commits", why, stride, commits)
 	}
 	for at := int64(1); at <= commits; at += stride {

@@ -56,9 +56,13 @@ func (b *slaveBox) cut() {
 	b.cable.drop()
 }
 
-// farmOf makes a scenario of several slaves.
+// farmOf makes a scenario of several slaves. They dial less often than usual:
+// hours of dials would take long.
 func farmOf(slaves int) func(*Config) {
-	return func(c *Config) { c.Slaves = slaves }
+	return func(c *Config) {
+		c.Slaves = slaves
+		c.Profile.Times.ReconnectCap = 20 * time.Second
+	}
 }
 
 // runningEverywhere submits one build for each slave and waits until all run.
@@ -147,7 +151,7 @@ func TestBrakeRelease(t *testing.T) {
 // TestNoEarlyReplace is T-no-early-replace: nothing that happens to a slave makes
 // its build start elsewhere before lost_after, though others are idle.
 func TestNoEarlyReplace(t *testing.T) {
-	scenario(t, func(c *Config) { c.Slaves = 3; c.Profile.LostAfter = time.Hour }, func(t *testing.T, s *stage) {
+	scenario(t, func(c *Config) { farmOf(3)(c); c.Profile.LostAfter = time.Hour }, func(t *testing.T, s *stage) {
 		play := script{lasts: 3 * time.Hour, bursts: 20, lines: 1, width: 40}
 		id := s.submit(play, nil)
 		s.until(time.Minute, "it runs", s.is(id, lifecycle.BuildRunning))
@@ -193,7 +197,7 @@ func TestKnownDead(t *testing.T) {
 		}, "slave_dead"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			scenario(t, func(c *Config) { c.Slaves = 2; c.Profile.LostAfter = 30 * 24 * time.Hour }, func(t *testing.T, s *stage) {
+			scenario(t, func(c *Config) { farmOf(2)(c); c.Profile.LostAfter = 30 * 24 * time.Hour }, func(t *testing.T, s *stage) {
 				play := script{lasts: time.Hour, bursts: 4, lines: 1, width: 40}
 				id := s.submit(play, nil)
 				s.until(time.Minute, "it runs", s.is(id, lifecycle.BuildRunning))
