@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"holdfast/proto/chain"
+	"holdfast/proto/feature"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/proto/rpcerr"
 	"holdfast/slave/runner"
@@ -237,6 +238,53 @@ func TestWantOfForeignStore(t *testing.T) {
 	}
 	if first.epoch <= 101 {
 		t.Errorf("epoch %d after 101 was seen", first.epoch)
+	}
+}
+
+// P-recover P56: the store that gave the attempt was restored from an older copy
+// and does not know it. Told once in the session, with all that the store needs,
+// and only where the feature was agreed on; then the stream goes on after a Gap.
+func TestRecover(t *testing.T) {
+	for _, features := range [][]string{nil, {feature.Recover}} {
+		f := newFarm(t)
+		f.run()
+		f.master.until("session", func() bool { return f.master.session != nil })
+		attempt, _ := f.assign(1)
+		r := f.runners.of(attempt)
+		r.start(0)
+		f.kinds(attempt, "accepted", "start1")
+		gave := f.master.attempts[attempt].want.GetAssignment()
+		f.kill()
+		restored := newFakeMaster(t)
+		restored.store, restored.epoch, restored.features = f.master.store, f.master.epoch, features
+		f.master = restored
+		f.run()
+		restored.until("session", func() bool { return restored.session != nil })
+		if features == nil {
+			r.end(0)
+			r.finish("succeeded", "")
+			time.Sleep(30 * time.Millisecond)
+			restored.mu.Lock()
+			if len(restored.recovers)+len(restored.batches) > 0 {
+				t.Errorf("without the feature: %v, %v", restored.recovers, restored.batches)
+			}
+			restored.mu.Unlock()
+			f.kill()
+			continue
+		}
+		restored.until("it is brought back", func() bool { return restored.attempts[attempt] != nil })
+		f.kinds(attempt, "snapshot:running")
+		r.end(0)
+		r.finish("succeeded", "")
+		f.kinds(attempt, "snapshot:running", "end1", "succeeded:")
+		restored.mu.Lock()
+		defer restored.mu.Unlock()
+		if len(restored.recovers) != 1 || !proto.Equal(restored.recovers[0].GetAssignment(), gave) {
+			t.Errorf("told %v, was given %v", restored.recovers, gave)
+		}
+		if gaps := restored.attempts[attempt].gaps; len(gaps) != 1 || gaps[0].GetToSeq() != 2 {
+			t.Errorf("gaps %v", gaps)
+		}
 	}
 }
 

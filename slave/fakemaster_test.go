@@ -36,6 +36,8 @@ type fakeMaster struct {
 	attempts  map[string]*fakeAttempt
 	hellos    []*holdfastv1.Hello
 	absents   []*holdfastv1.Absent
+	recovers  []*holdfastv1.Recover
+	features  []string // of Welcome
 	status    *holdfastv1.SlaveStatus
 	batches   []*holdfastv1.StatusBatch // all received
 	wrong     []string                  // broken rules
@@ -162,7 +164,7 @@ func (m *fakeMaster) welcome(stream grpc.BidiStreamingServer[holdfastv1.ConnectR
 		m.session.end <- rpcerr.New(rpcerr.Superseded, "a newer session")
 	}
 	m.session = s
-	w := &holdfastv1.Welcome{StoreId: m.store, Epoch: m.epoch, MasterId: "m1", Limits: &holdfastv1.Limits{MaxBatchUpdates: 1000, MaxBatchBytes: 256 << 10, MaxChunkBytes: 1 << 20}}
+	w := &holdfastv1.Welcome{StoreId: m.store, Epoch: m.epoch, MasterId: "m1", Features: m.features, Limits: &holdfastv1.Limits{MaxBatchUpdates: 1000, MaxBatchBytes: 256 << 10, MaxChunkBytes: 1 << 20}}
 	for id := range m.attempts {
 		w.Wants = append(w.Wants, m.wantLocked(id))
 	}
@@ -251,6 +253,15 @@ func (m *fakeMaster) take(s *fakeSession, dec *zstd.Decoder, msg *holdfastv1.Con
 		log.Write(make([]byte, b.LogGap.GetToOffset()-int64(log.Len())))
 	case *holdfastv1.ConnectRequest_Absent:
 		m.absents = append(m.absents, b.Absent)
+		return nil
+	case *holdfastv1.ConnectRequest_Recover:
+		m.recovers = append(m.recovers, b.Recover)
+		id = b.Recover.GetAttemptId()
+		m.attempts[id] = &fakeAttempt{
+			want: &holdfastv1.Want{Kind: holdfastv1.Want_KIND_RUN, Assignment: b.Recover.GetAssignment()},
+			logs: make(map[string]*fakeLog),
+		}
+		s.send(&holdfastv1.ConnectResponse{Message: &holdfastv1.ConnectResponse_Want{Want: m.wantLocked(id)}})
 		return nil
 	case *holdfastv1.ConnectRequest_SlaveStatus:
 		m.status = b.SlaveStatus

@@ -1,6 +1,7 @@
 package slave
 
 import (
+	"holdfast/proto/feature"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/slave/spool"
 )
@@ -19,7 +20,7 @@ func (a *Agent) hello() *holdfastv1.Hello {
 		StoreId:      id.StoreID,
 		StartId:      a.startID,
 		AgentVersion: a.cfg.Version,
-		Features:     features,
+		Features:     feature.All,
 		Labels:       a.cfg.Labels,
 		Slots:        uint32(a.cfg.Slots),
 		Host:         hostFacts(a.cfg.Hostname),

@@ -20,16 +20,18 @@ const (
 // voyage is one attempt within one session.
 type voyage struct {
 	t       *attempt
-	muted   bool            // this store never heard of it, or did not give it: nothing is sent
-	silent  bool            // the store refused its stream: nothing more is sent
-	foreign bool            // the store has another stream: its marks trim nothing (P-diverged)
-	told    bool            // people were told why it is muted
-	gap     *holdfastv1.Gap // to be sent before anything else (P-gap)
-	next    uint64          // the next update to send
-	chain   uint32          // up to next-1
-	acked   uint64
-	sent    []sentMark // where the batches in flight end, in order
-	tails   []*tail    // by step; made when the step's log is there
+	muted   bool // this store never heard of it, or did not give it: nothing is sent
+	silent  bool // the store refused its stream: nothing more is sent
+	foreign bool // the store has another stream: its marks trim nothing (P-diverged)
+	told    bool // people were told why it is muted
+	// recovering: the store was told what it needs to take the attempt in again.
+	recovering bool
+	gap        *holdfastv1.Gap // to be sent before anything else (P-gap)
+	next       uint64          // the next update to send
+	chain      uint32          // up to next-1
+	acked      uint64
+	sent       []sentMark // where the batches in flight end, in order
+	tails      []*tail    // by step; made when the step's log is there
 }
 
 // sentMark is the chain up to an update that has been sent.

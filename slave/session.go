@@ -19,10 +19,6 @@ import (
 	holdfastv1 "holdfast/proto/holdfast/v1"
 )
 
-// features this version can use beyond v1, by name; none yet. Version numbers
-// are never compared (P-feature).
-var features []string
-
 // maxFromMaster bounds one message of a master: a Welcome with a Want for
 // each attempt held.
 const maxFromMaster = 64 << 20
@@ -47,6 +43,7 @@ type session struct {
 	masterID string
 	masters  []string
 	limits   limits
+	features []string
 
 	// Owned by the sender.
 	zstd       *encoder
@@ -233,7 +230,7 @@ func (s *session) welcome(ctx context.Context, w *holdfastv1.Welcome) error {
 		s.a.log.Warn("the master has another store than the last one", "store", w.GetStoreId(), "last", before)
 	}
 	s.epoch, s.storeID, s.masterID = w.GetEpoch(), w.GetStoreId(), w.GetMasterId()
-	s.masters, s.limits = w.GetMasters(), newLimits(w.GetLimits())
+	s.masters, s.limits, s.features = w.GetMasters(), newLimits(w.GetLimits()), w.GetFeatures()
 	// The attempts that come with Welcome are not behind any Hello's back.
 	for _, want := range w.GetWants() {
 		if err := s.want(ctx, want, s.take); err != nil {

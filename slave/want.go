@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"holdfast/journal"
+	"holdfast/proto/feature"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/retry"
 )
@@ -28,6 +30,7 @@ func (s *session) want(ctx context.Context, w *holdfastv1.Want, take taker) erro
 	if w.GetKind() == holdfastv1.Want_KIND_UNKNOWN {
 		t.holdBack()
 		s.mute(t, "this store never heard of the attempt; it runs to its end, nothing of it is dropped")
+		s.recover(t)
 		return nil
 	}
 	// A slave obeys a Want only from the store that gave the attempt.
@@ -56,6 +59,31 @@ func (s *session) want(ctx context.Context, w *holdfastv1.Want, take taker) erro
 	}
 	s.a.signalWork()
 	return nil
+}
+
+// recover tells a store that was restored from an older copy what it needs to
+// take the attempt in again (P-recover), once a session. It answers with a Want
+// run, or not at all.
+func (s *session) recover(t *attempt) {
+	switch {
+	case s.storeID != t.meta.Store || !slices.Contains(s.features, feature.Recover):
+		return
+	case len(t.meta.Spec) == 0:
+		return // refused: nothing was ever started
+	}
+	s.mu.Lock()
+	v := s.voyageLocked(t)
+	told := v.recovering
+	v.recovering = true
+	s.mu.Unlock()
+	if told {
+		return
+	}
+	s.answer(&holdfastv1.ConnectRequest{Message: &holdfastv1.ConnectRequest_Recover{Recover: &holdfastv1.Recover{
+		AttemptId: t.meta.Attempt, Epoch: s.epoch, Assignment: &holdfastv1.Assignment{
+			BuildId: t.meta.Build, AttemptNumber: t.meta.Number, Spec: t.meta.spec, StepIds: t.meta.StepIDs,
+		},
+	}}})
 }
 
 // wantAbsent answers a Want for an attempt that is not held (P-absent): it is

@@ -24,6 +24,7 @@ type buildDoc struct {
 	NotBefore         *string         `json:"not_before"`
 	Cause             *string         `json:"cause"`
 	Detail            *string         `json:"detail"`
+	Recovered         *string         `json:"recovered"`
 	Spec              json.RawMessage `json:"spec,omitempty"`
 	Attempts          []attemptDoc    `json:"attempts,omitzero"`
 }
@@ -150,7 +151,7 @@ func timeOrNull(us int64) *string {
 // newBuildDoc makes a build's document without its attempts and spec.
 func newBuildDoc(b *holdfastv1.Build) buildDoc {
 	return buildDoc{
-		ID: b.GetId(), Name: b.GetName(), State: b.GetState(), Reason: b.GetReason(), Submitter: b.GetSubmitter(),
+		ID: b.GetId(), Name: b.GetName(), State: b.GetState(), Reason: b.GetReason(), Submitter: b.GetSubmitter(), Recovered: orNull(b.GetRecovered()),
 		CreatedAt: timeOrNull(b.GetCreatedUs()), StartedAt: timeOrNull(b.GetStartedUs()), FinishedAt: timeOrNull(b.GetFinishedUs()),
 		TransientFailures: b.GetTransientFailures(), Priority: b.GetPriority(), NotBefore: timeOrNull(b.GetNotBeforeUs()),
 		Cause: orNull(b.GetCause()), Detail: orNull(b.GetDetail()),

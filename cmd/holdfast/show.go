@@ -55,6 +55,7 @@ func showBuild(out io.Writer, b *holdfastv1.Build, now time.Time) error {
 	field("detail", b.GetDetail())
 	field("reason", b.GetReason())
 	field("submitter", b.GetSubmitter())
+	field("recovered", b.GetRecovered())
 	field("created", clock(b.GetCreatedUs()))
 	field("started", clock(b.GetStartedUs()))
 	field("finished", clock(b.GetFinishedUs()))

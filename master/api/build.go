@@ -46,7 +46,7 @@ func (s *Server) SubmitBuild(ctx context.Context, req *holdfastv1.SubmitBuildReq
 			ID:        lifecycle.BuildID(req.GetBuildId()),
 			Name:      parsed.Name,
 			Spec:      stored,
-			Policy:    policyOf(parsed),
+			Policy:    store.PolicyOf(parsed),
 			Reason:    parsed.Reason,
 			Submitter: req.GetSubmitter(),
 		},

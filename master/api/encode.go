@@ -20,6 +20,7 @@ func encodeBuild(b *lifecycle.Build) *holdfastv1.Build {
 		State:             string(b.State),
 		Reason:            b.Reason,
 		Submitter:         b.Submitter,
+		Recovered:         b.Recovered,
 		CreatedUs:         micros(b.Created),
 		StartedUs:         micros(b.Started),
 		FinishedUs:        micros(b.Finished),

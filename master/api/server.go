@@ -12,7 +12,6 @@ import (
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/notify"
-	"holdfast/master/spec"
 	"holdfast/master/store"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/proto/rpcerr"
@@ -165,18 +164,5 @@ func refusal(err error) error {
 		return rpcerr.New(rpcerr.Internal, "%v", err)
 	default:
 		return rpcerr.New(rpcerr.NotReady, "the master cannot serve this at present: %v", err)
-	}
-}
-
-// policyOf takes from a spec what the rules need to know.
-func policyOf(s *spec.Spec) lifecycle.Policy {
-	return lifecycle.Policy{
-		Retry:            s.Policy(),
-		LostAfterSet:     s.LostAfter.Set,
-		LostAfter:        s.LostAfter.After,
-		LostNever:        s.LostAfter.Never,
-		StopOnSlaveAfter: s.StopOnSlaveAfter,
-		Priority:         s.Priority,
-		Requires:         s.Requires,
 	}
 }

@@ -12,7 +12,7 @@ type Arrow struct {
 var BuildArrows = []Arrow{
 	{"", "queued", "submit"},
 	{"queued", "running", "accept; adoption of the lost attempt"},
-	{"queued", "shelved", "stream refused or diverged before accept, at the limit; unsupported by every slave that matches"},
+	{"queued", "shelved", "stream refused or diverged before accept, at the limit; unsupported by every slave that matches; a recovered build whose attempt came to nothing"},
 	{"queued", "failed", "refused by the slave with a caused cause, such as bad_spec"},
 	{"queued", "cancelled", "cancel"},
 	{"running", "succeeded", "attempt succeeded"},

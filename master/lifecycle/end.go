@@ -118,9 +118,15 @@ func (r *Record) decide(t time.Time, jitter float64, a *Attempt) {
 	}
 }
 
-// requeue lets the build wait for another attempt.
+// requeue lets the build wait for another attempt. One that was recovered waits
+// for a person: nobody has asked this store for it, and what it did before its
+// slave brought it back is not known.
 func (r *Record) requeue(t time.Time, a *Attempt, d retry.Decision) {
 	b := &r.Build
+	if b.Recovered != "" {
+		r.shelve(t, a, a.Cause, "it was recovered, and is not run again without a person: "+d.Reason)
+		return
+	}
 	b.NotBefore = time.Time{}
 	if d.Delay > 0 {
 		b.NotBefore = t.Add(d.Delay.Truncate(time.Microsecond))

@@ -5,6 +5,7 @@ import "time"
 // Topics of events. A watcher subscribes by prefix.
 const (
 	TopicBuildQueued    = "build.queued"
+	TopicBuildRecovered = "build.recovered" // a slave brought it back to a restored store
 	TopicBuildRunning   = "build.running"
 	TopicBuildRetry     = "build.retry"
 	TopicBuildShelved   = "build.shelved"

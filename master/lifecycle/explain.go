@@ -39,6 +39,9 @@ func Explain(sc Scene, r *Record) []string {
 	default:
 		lines = explainEnd(r)
 	}
+	if r.Build.Recovered != "" {
+		lines = append(lines, "Nobody has submitted it to this store: "+r.Build.Recovered+".")
+	}
 	return append(lines, explainAttempts(r)...)
 }
 

@@ -31,7 +31,8 @@ type NewStep struct {
 }
 
 // NewRecord submits a build: it is queued from now on. Of b it takes what the
-// submitter said (ID to Submitter); the rest is the lifecycle's.
+// submitter said (ID to Recovered); the rest is the lifecycle's. A recovered build
+// is assigned by whoever makes it, in the same transaction.
 func NewRecord(now time.Time, b Build) *Record {
 	r := &Record{Build: Build{
 		ID:        b.ID,
@@ -40,11 +41,16 @@ func NewRecord(now time.Time, b Build) *Record {
 		Policy:    b.Policy,
 		Reason:    b.Reason,
 		Submitter: b.Submitter,
+		Recovered: b.Recovered,
 	}}
 	t := r.at(now)
 	r.Build.Created, r.Build.Queued = t, t
 	r.setBuild(BuildQueued)
-	r.emit(Event{At: t, Topic: TopicBuildQueued, Who: b.Submitter, Why: b.Reason})
+	if b.Recovered != "" {
+		r.emit(Event{At: t, Topic: TopicBuildRecovered, Who: b.Submitter, Why: b.Recovered})
+	} else {
+		r.emit(Event{At: t, Topic: TopicBuildQueued, Who: b.Submitter, Why: b.Reason})
+	}
 	r.wait(t, WaitDispatch)
 	return r
 }

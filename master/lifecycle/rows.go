@@ -14,6 +14,10 @@ type Build struct {
 	Policy    Policy // taken from the spec at submit
 	Reason    string
 	Submitter string
+	// Recovered says in words that a slave brought the build back to a restored
+	// store that did not know it; empty: it was submitted. Such a build is never
+	// queued without a person.
+	Recovered string
 
 	State  BuildState
 	Cause  retry.Cause // why it ended or was shelved; empty otherwise

@@ -11,6 +11,7 @@ import (
 
 	"holdfast/master/notify"
 	"holdfast/master/store"
+	"holdfast/proto/feature"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 )
 
@@ -56,7 +57,7 @@ type Config struct {
 	// been told to. It only matters when a hint was lost, which cannot happen
 	// within one process. Default: 1 h.
 	SafetyPoll time.Duration
-	// Features this master can use beyond v1, by name. There are none yet.
+	// Features this master can use beyond v1, by name. Default: feature.All.
 	Features []string
 	// Jitter returns numbers in [0,1). Default: math/rand/v2.
 	Jitter func() float64
@@ -87,6 +88,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.Limits.GetMaxBatchUpdates() < minBatchUpdates || c.Limits.GetMaxBatchBytes() < minBatchBytes || c.Limits.GetMaxChunkBytes() < minChunkBytes {
 		return errors.New("link: limits are below those of the protocol (P-limits)")
+	}
+	if c.Features == nil {
+		c.Features = feature.All
 	}
 	if c.MaxInFlight == 0 {
 		c.MaxInFlight = 4 << 20

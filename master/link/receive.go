@@ -62,6 +62,8 @@ func (s *session) handle(ctx context.Context, req *holdfastv1.ConnectRequest) er
 		return s.logGap(ctx, size, m.LogGap)
 	case *holdfastv1.ConnectRequest_Absent:
 		return s.absent(ctx, size, m.Absent)
+	case *holdfastv1.ConnectRequest_Recover:
+		return s.recover(ctx, size, m.Recover)
 	}
 	return nil
 }
@@ -80,6 +82,8 @@ func addressOf(req *holdfastv1.ConnectRequest) (attempt string, epoch uint64, ok
 		return m.LogGap.GetAttemptId(), m.LogGap.GetEpoch(), true
 	case *holdfastv1.ConnectRequest_Absent:
 		return m.Absent.GetAttemptId(), m.Absent.GetEpoch(), true
+	case *holdfastv1.ConnectRequest_Recover:
+		return m.Recover.GetAttemptId(), m.Recover.GetEpoch(), true
 	default:
 		return "", 0, false
 	}

@@ -30,7 +30,9 @@ type session struct {
 	log     *slog.Logger
 	end     context.CancelCauseFunc // ends the session and says why; the first reason stays
 	outbox  *outbox
-	room    *semaphore.Weighted // bytes that wait for a commit
+	// features that both sides use in this session.
+	features []string
+	room     *semaphore.Weighted // bytes that wait for a commit
 	// received is closed when receive is over: nothing is queued after it, and
 	// receiveErr says why.
 	received   chan struct{}
@@ -81,6 +83,7 @@ func (s *session) id() store.Session {
 // has returned.
 func (s *session) run(ctx context.Context, stream holdfastv1.LinkService_ConnectServer, h *holdfastv1.Hello, wants []store.Want) error {
 	s.server.metrics.open.Inc()
+	s.features = commonFeatures(s.server.cfg.Features, h.GetFeatures())
 	if err := s.welcome(stream, h, wants); err != nil {
 		close(s.received)
 		return err
@@ -113,7 +116,7 @@ func (s *session) welcome(stream holdfastv1.LinkService_ConnectServer, h *holdfa
 		Masters:      s.server.cfg.Masters,
 		ServerTimeUs: time.Now().UnixMicro(),
 		Limits:       s.server.cfg.Limits,
-		Features:     commonFeatures(s.server.cfg.Features, h.GetFeatures()),
+		Features:     s.features,
 	}
 	// What does not fit follows one by one: a slave concludes nothing from an
 	// attempt that Welcome does not name (P-limits).

@@ -134,6 +134,8 @@ func (s *Slave) Say(m proto.Message) {
 		req.Message = &holdfastv1.ConnectRequest_LogGap{LogGap: m}
 	case *holdfastv1.Absent:
 		req.Message = &holdfastv1.ConnectRequest_Absent{Absent: m}
+	case *holdfastv1.Recover:
+		req.Message = &holdfastv1.ConnectRequest_Recover{Recover: m}
 	case *holdfastv1.SlaveStatus:
 		req.Message = &holdfastv1.ConnectRequest_SlaveStatus{SlaveStatus: m}
 	default:

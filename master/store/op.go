@@ -182,6 +182,25 @@ type ApplyAbsent struct {
 	emitted
 }
 
+// RecoverAttempt takes in an attempt that the store has never heard of, because
+// it was restored from an older copy; as a build marked recovered, whose attempt
+// is assigned to the slave that holds it (P-recover).
+type RecoverAttempt struct {
+	Now     time.Time
+	Session Session
+	From    string // name of the slave
+	Attempt lifecycle.AttemptID
+	Number  int             // of the attempt, as it was
+	Build   lifecycle.Build // ID, Name, Spec, Policy, Reason
+	Steps   []Step
+
+	// results
+	ID  lifecycle.BuildID // the build that the attempt is of now
+	Err error             // ErrFenced, ErrConflict; ErrState: too many at a time
+
+	emitted
+}
+
 // RefuseFrame counts a frame that broke the protocol, once per session, since
 // a refusal ends the session; the second session refused at the same place ends
 // the attempt. The place is Seq, or, if Step is set, an offset of that step's

@@ -102,7 +102,7 @@ func (op *Submit) apply(_ context.Context, g *group) error {
 	op.ID = b.ID
 	if r := g.records[b.ID]; r != nil {
 		old := &r.Build
-		if old.Name != b.Name || !bytes.Equal(old.Spec, b.Spec) || old.Reason != b.Reason || old.Submitter != b.Submitter {
+		if old.Name != b.Name || !bytes.Equal(old.Spec, b.Spec) || old.Reason != b.Reason || old.Recovered == "" && old.Submitter != b.Submitter {
 			op.Err = fmt.Errorf("build %s: %w", b.ID, ErrConflict)
 			return nil
 		}

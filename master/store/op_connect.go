@@ -198,7 +198,8 @@ func (op *Connect) reconcile(g *group, heard heard, journalLost bool) error {
 			if err := r.EndRefused(op.Now, op.Jitter, a.ID, retry.Diverged, "the slave's stream differs from what the store has"); err != nil {
 				return ruleFailure(err)
 			}
-			continue
+			// It holds the attempt, even if it was believed to be done with it: a
+			// directory that was restored has to be told to set it aside.
 		}
 		if err := r.Return(op.Now, a.ID); err != nil {
 			return ruleFailure(err)

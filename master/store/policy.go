@@ -6,8 +6,22 @@ import (
 	"time"
 
 	"holdfast/master/lifecycle"
+	"holdfast/master/spec"
 	"holdfast/retry"
 )
+
+// PolicyOf takes from a spec what the rules need to know.
+func PolicyOf(s *spec.Spec) lifecycle.Policy {
+	return lifecycle.Policy{
+		Retry:            s.Policy(),
+		LostAfterSet:     s.LostAfter.Set,
+		LostAfter:        s.LostAfter.After,
+		LostNever:        s.LostAfter.Never,
+		StopOnSlaveAfter: s.StopOnSlaveAfter,
+		Priority:         s.Priority,
+		Requires:         s.Requires,
+	}
+}
 
 // policyJSON is the form in which a build's policy is kept. Keys are only ever
 // added; an absent one means zero.

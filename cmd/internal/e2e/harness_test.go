@@ -372,6 +372,7 @@ type buildView struct {
 	ID                string        `json:"id"`
 	State             string        `json:"state"`
 	TransientFailures int           `json:"transient_failures"`
+	Recovered         *string       `json:"recovered"`
 	Attempts          []attemptView `json:"attempts"`
 }
 

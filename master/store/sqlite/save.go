@@ -137,12 +137,12 @@ func (t *tx) saveBuilds(ctx context.Context, w *store.Writes) error {
 		b := &w.NewBuilds[i]
 		n := newest - int64(len(w.NewBuilds)-1-i)
 		err := t.s.exec(ctx, `INSERT INTO builds (n, priority, requires, `+buildColumns+`)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			n, b.Policy.Priority, store.EncodeRequires(b.Policy.Requires), string(b.ID), b.Name, string(b.Spec), store.EncodePolicy(b.Policy), b.Reason, b.Submitter,
 			string(b.State), string(b.Cause), b.Detail, string(b.Wait),
 			micros(b.Created), micros(b.Queued), micros(b.NotBefore), micros(b.Started), micros(b.Finished),
 			b.TransientFailures, b.Granted, lostBy(b), b.WaitNumber, micros(b.WaitFrom),
-			b.Attempts, b.NeutralEnds, store.EncodeRefusals(b.RefusedBy), micros(b.Settled))
+			b.Attempts, b.NeutralEnds, store.EncodeRefusals(b.RefusedBy), micros(b.Settled), b.Recovered)
 		if err != nil {
 			return fmt.Errorf("build %s: %w", b.ID, err)
 		}

@@ -61,7 +61,7 @@ const (
 	otherBuildColumns       = `policy, reason, submitter, state, cause, detail, wait,
 	created_us, queued_us, not_before_us, started_us, finished_us,
 	transient_failures, granted, lost_by, wait_number, wait_from_us,
-	attempts, neutral_ends, refused_by, settled_us`
+	attempts, neutral_ends, refused_by, settled_us, recovered`
 )
 
 func scanBuild(r row, b *lifecycle.Build) error {
@@ -69,7 +69,7 @@ func scanBuild(r row, b *lifecycle.Build) error {
 	err := r.Scan(&b.ID, &b.Name, &b.Spec, &policy, &b.Reason, &b.Submitter, &b.State, &b.Cause, &b.Detail, &b.Wait,
 		us{&b.Created}, us{&b.Queued}, us{&b.NotBefore}, us{&b.Started}, us{&b.Finished},
 		&b.TransientFailures, &b.Granted, &lostBy, &b.WaitNumber, us{&b.WaitFrom},
-		&b.Attempts, &b.NeutralEnds, &refusedBy, us{&b.Settled})
+		&b.Attempts, &b.NeutralEnds, &refusedBy, us{&b.Settled}, &b.Recovered)
 	if err != nil {
 		return err
 	}

@@ -74,4 +74,19 @@ func testReleased(r *rig) {
 	}
 	kept("spoken of again")
 	release()
+
+	// A Hello that holds it, with another stream: a directory that was restored and
+	// has told its end anew. It is to be set aside, not kept for ever (P-diverged).
+	hello := sl.connectOp()
+	hello.HeldNext[st.id] = lifecycle.Seq(len(st.raw)) + 1
+	hello.HeldChain = map[lifecycle.AttemptID]uint32{st.id: chain.ExtendAll(0, st.raw) + 1}
+	r.commit(hello)
+	r.want("connect with another stream", hello.Err, nil)
+	sl.admitted(hello)
+	aside := func(w store.Want) bool { return w.Attempt == st.id && w.Kind == store.WantForget && w.SetAside }
+	if a := r.attempt(st); a.Released || !slices.ContainsFunc(hello.Wants, aside) {
+		r.Errorf("held with another stream: released %t, wants %+v", a.Released, hello.Wants)
+	}
+	kept("diverged")
+	release()
 }

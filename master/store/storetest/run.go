@@ -57,6 +57,7 @@ var cases = []struct {
 	{"ReturnOfTheLost", testReturn},
 	{"EndSessions", testEndSessions},
 
+	{"Recover", testRecover},
 	{"Drain", testDrain},
 	{"T-known-dead", testKnownDead},
 	{"T-zombie-slot", testReset},

@@ -1711,11 +1711,14 @@ type Build struct {
 	TransientFailures int32                  `protobuf:"varint,9,opt,name=transient_failures,json=transientFailures,proto3" json:"transient_failures,omitempty"`
 	Priority          int32                  `protobuf:"varint,10,opt,name=priority,proto3" json:"priority,omitempty"`
 	// Not_before_us: a queued build backs off until then.
-	NotBeforeUs   int64      `protobuf:"varint,11,opt,name=not_before_us,json=notBeforeUs,proto3" json:"not_before_us,omitempty"`
-	Cause         string     `protobuf:"bytes,12,opt,name=cause,proto3" json:"cause,omitempty"`
-	Detail        string     `protobuf:"bytes,13,opt,name=detail,proto3" json:"detail,omitempty"`
-	Spec          *BuildSpec `protobuf:"bytes,14,opt,name=spec,proto3" json:"spec,omitempty"`
-	Attempts      []*Attempt `protobuf:"bytes,15,rep,name=attempts,proto3" json:"attempts,omitempty"`
+	NotBeforeUs int64      `protobuf:"varint,11,opt,name=not_before_us,json=notBeforeUs,proto3" json:"not_before_us,omitempty"`
+	Cause       string     `protobuf:"bytes,12,opt,name=cause,proto3" json:"cause,omitempty"`
+	Detail      string     `protobuf:"bytes,13,opt,name=detail,proto3" json:"detail,omitempty"`
+	Spec        *BuildSpec `protobuf:"bytes,14,opt,name=spec,proto3" json:"spec,omitempty"`
+	Attempts    []*Attempt `protobuf:"bytes,15,rep,name=attempts,proto3" json:"attempts,omitempty"`
+	// Recovered says that the store was restored from a copy that did not know
+	// this build, and where it came from; empty: it was submitted.
+	Recovered     string `protobuf:"bytes,16,opt,name=recovered,proto3" json:"recovered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1853,6 +1856,13 @@ func (x *Build) GetAttempts() []*Attempt {
 		return x.Attempts
 	}
 	return nil
+}
+
+func (x *Build) GetRecovered() string {
+	if x != nil {
+		return x.Recovered
+	}
+	return ""
 }
 
 // Attempt as the view v1_attempts shows it.
@@ -2652,7 +2662,7 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\x03who\x18\b \x01(\tR\x03who\x12\x10\n" +
 	"\x03why\x18\t \x01(\tR\x03why\x12\x12\n" +
 	"\x04data\x18\n" +
-	" \x01(\tR\x04data\"\xd1\x03\n" +
+	" \x01(\tR\x04data\"\xef\x03\n" +
 	"\x05Build\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -2672,7 +2682,8 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\x05cause\x18\f \x01(\tR\x05cause\x12\x16\n" +
 	"\x06detail\x18\r \x01(\tR\x06detail\x12*\n" +
 	"\x04spec\x18\x0e \x01(\v2\x16.holdfast.v1.BuildSpecR\x04spec\x120\n" +
-	"\battempts\x18\x0f \x03(\v2\x14.holdfast.v1.AttemptR\battempts\"\x96\x03\n" +
+	"\battempts\x18\x0f \x03(\v2\x14.holdfast.v1.AttemptR\battempts\x12\x1c\n" +
+	"\trecovered\x18\x10 \x01(\tR\trecovered\"\x96\x03\n" +
 	"\aAttempt\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\rR\x06number\x12\x14\n" +

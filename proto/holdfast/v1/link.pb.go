@@ -329,6 +329,7 @@ type ConnectRequest struct {
 	//	*ConnectRequest_LogGap
 	//	*ConnectRequest_Absent
 	//	*ConnectRequest_SlaveStatus
+	//	*ConnectRequest_Recover
 	Message       isConnectRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -434,6 +435,15 @@ func (x *ConnectRequest) GetSlaveStatus() *SlaveStatus {
 	return nil
 }
 
+func (x *ConnectRequest) GetRecover() *Recover {
+	if x != nil {
+		if x, ok := x.Message.(*ConnectRequest_Recover); ok {
+			return x.Recover
+		}
+	}
+	return nil
+}
+
 type isConnectRequest_Message interface {
 	isConnectRequest_Message()
 }
@@ -466,6 +476,11 @@ type ConnectRequest_SlaveStatus struct {
 	SlaveStatus *SlaveStatus `protobuf:"bytes,7,opt,name=slave_status,json=slaveStatus,proto3,oneof"`
 }
 
+type ConnectRequest_Recover struct {
+	// Recover is of feature "recover".
+	Recover *Recover `protobuf:"bytes,8,opt,name=recover,proto3,oneof"`
+}
+
 func (*ConnectRequest_Hello) isConnectRequest_Message() {}
 
 func (*ConnectRequest_Status) isConnectRequest_Message() {}
@@ -479,6 +494,8 @@ func (*ConnectRequest_LogGap) isConnectRequest_Message() {}
 func (*ConnectRequest_Absent) isConnectRequest_Message() {}
 
 func (*ConnectRequest_SlaveStatus) isConnectRequest_Message() {}
+
+func (*ConnectRequest_Recover) isConnectRequest_Message() {}
 
 // ConnectResponse is one message of a master.
 type ConnectResponse struct {
@@ -2616,6 +2633,71 @@ func (x *Absent) GetChainCrc() uint32 {
 	return 0
 }
 
+// Recover answers a Want unknown of the store that gave the attempt: it was
+// restored from a copy that is older than the attempt. With it the store can take
+// the attempt in again, as a build marked recovered; a Want run with its marks
+// follows. Idempotent by attempt (P-recover).
+type Recover struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	AttemptId string                 `protobuf:"bytes,1,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
+	Epoch     uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Assignment as the slave was given it.
+	Assignment    *Assignment `protobuf:"bytes,3,opt,name=assignment,proto3" json:"assignment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Recover) Reset() {
+	*x = Recover{}
+	mi := &file_holdfast_v1_link_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Recover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Recover) ProtoMessage() {}
+
+func (x *Recover) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_link_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Recover.ProtoReflect.Descriptor instead.
+func (*Recover) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_link_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Recover) GetAttemptId() string {
+	if x != nil {
+		return x.AttemptId
+	}
+	return ""
+}
+
+func (x *Recover) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Recover) GetAssignment() *Assignment {
+	if x != nil {
+		return x.Assignment
+	}
+	return nil
+}
+
 // SlaveStatus tells how the slave is doing. It is not durable: the newest one
 // of the session counts.
 type SlaveStatus struct {
@@ -2641,7 +2723,7 @@ type SlaveStatus struct {
 
 func (x *SlaveStatus) Reset() {
 	*x = SlaveStatus{}
-	mi := &file_holdfast_v1_link_proto_msgTypes[25]
+	mi := &file_holdfast_v1_link_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2653,7 +2735,7 @@ func (x *SlaveStatus) String() string {
 func (*SlaveStatus) ProtoMessage() {}
 
 func (x *SlaveStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_link_proto_msgTypes[25]
+	mi := &file_holdfast_v1_link_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2666,7 +2748,7 @@ func (x *SlaveStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlaveStatus.ProtoReflect.Descriptor instead.
 func (*SlaveStatus) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_link_proto_rawDescGZIP(), []int{25}
+	return file_holdfast_v1_link_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SlaveStatus) GetAccepting() bool {
@@ -2736,7 +2818,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_holdfast_v1_link_proto_msgTypes[26]
+	mi := &file_holdfast_v1_link_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2748,7 +2830,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_link_proto_msgTypes[26]
+	mi := &file_holdfast_v1_link_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2761,7 +2843,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_link_proto_rawDescGZIP(), []int{26}
+	return file_holdfast_v1_link_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Ack) GetEpoch() uint64 {
@@ -2782,7 +2864,7 @@ var File_holdfast_v1_link_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_link_proto_rawDesc = "" +
 	"\n" +
-	"\x16holdfast/v1/link.proto\x12\vholdfast.v1\x1a\x17holdfast/v1/types.proto\"\xea\x02\n" +
+	"\x16holdfast/v1/link.proto\x12\vholdfast.v1\x1a\x17holdfast/v1/types.proto\"\x9c\x03\n" +
 	"\x0eConnectRequest\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.holdfast.v1.HelloH\x00R\x05hello\x122\n" +
 	"\x06status\x18\x02 \x01(\v2\x18.holdfast.v1.StatusBatchH\x00R\x06status\x12)\n" +
@@ -2790,7 +2872,8 @@ const file_holdfast_v1_link_proto_rawDesc = "" +
 	"\x03gap\x18\x04 \x01(\v2\x10.holdfast.v1.GapH\x00R\x03gap\x12.\n" +
 	"\alog_gap\x18\x05 \x01(\v2\x13.holdfast.v1.LogGapH\x00R\x06logGap\x12-\n" +
 	"\x06absent\x18\x06 \x01(\v2\x13.holdfast.v1.AbsentH\x00R\x06absent\x12=\n" +
-	"\fslave_status\x18\a \x01(\v2\x18.holdfast.v1.SlaveStatusH\x00R\vslaveStatusB\t\n" +
+	"\fslave_status\x18\a \x01(\v2\x18.holdfast.v1.SlaveStatusH\x00R\vslaveStatus\x120\n" +
+	"\arecover\x18\b \x01(\v2\x14.holdfast.v1.RecoverH\x00R\arecoverB\t\n" +
 	"\amessage\"\x9d\x01\n" +
 	"\x0fConnectResponse\x120\n" +
 	"\awelcome\x18\x01 \x01(\v2\x14.holdfast.v1.WelcomeH\x00R\awelcome\x12'\n" +
@@ -2999,7 +3082,14 @@ const file_holdfast_v1_link_proto_rawDesc = "" +
 	"\x05state\x18\x04 \x01(\x0e2\x19.holdfast.v1.AttemptStateR\x05state\x12\x14\n" +
 	"\x05cause\x18\x05 \x01(\tR\x05cause\x12\x19\n" +
 	"\blast_seq\x18\x06 \x01(\x04R\alastSeq\x12\x1b\n" +
-	"\tchain_crc\x18\a \x01(\aR\bchainCrc\"\x8f\x02\n" +
+	"\tchain_crc\x18\a \x01(\aR\bchainCrc\"w\n" +
+	"\aRecover\x12\x1d\n" +
+	"\n" +
+	"attempt_id\x18\x01 \x01(\tR\tattemptId\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x127\n" +
+	"\n" +
+	"assignment\x18\x03 \x01(\v2\x17.holdfast.v1.AssignmentR\n" +
+	"assignment\"\x8f\x02\n" +
 	"\vSlaveStatus\x12\x1c\n" +
 	"\taccepting\x18\x01 \x01(\bR\taccepting\x12\x17\n" +
 	"\awhy_not\x18\x02 \x01(\tR\x06whyNot\x12'\n" +
@@ -3052,7 +3142,7 @@ func file_holdfast_v1_link_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_v1_link_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_holdfast_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_holdfast_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_holdfast_v1_link_proto_goTypes = []any{
 	(AttemptState)(0),       // 0: holdfast.v1.AttemptState
 	(StepState)(0),          // 1: holdfast.v1.StepState
@@ -3084,11 +3174,12 @@ var file_holdfast_v1_link_proto_goTypes = []any{
 	(*Gap)(nil),             // 27: holdfast.v1.Gap
 	(*LogGap)(nil),          // 28: holdfast.v1.LogGap
 	(*Absent)(nil),          // 29: holdfast.v1.Absent
-	(*SlaveStatus)(nil),     // 30: holdfast.v1.SlaveStatus
-	(*Ack)(nil),             // 31: holdfast.v1.Ack
-	nil,                     // 32: holdfast.v1.Hello.LabelsEntry
-	nil,                     // 33: holdfast.v1.Hello.HostEntry
-	(*BuildSpec)(nil),       // 34: holdfast.v1.BuildSpec
+	(*Recover)(nil),         // 30: holdfast.v1.Recover
+	(*SlaveStatus)(nil),     // 31: holdfast.v1.SlaveStatus
+	(*Ack)(nil),             // 32: holdfast.v1.Ack
+	nil,                     // 33: holdfast.v1.Hello.LabelsEntry
+	nil,                     // 34: holdfast.v1.Hello.HostEntry
+	(*BuildSpec)(nil),       // 35: holdfast.v1.BuildSpec
 }
 var file_holdfast_v1_link_proto_depIdxs = []int32{
 	7,  // 0: holdfast.v1.ConnectRequest.hello:type_name -> holdfast.v1.Hello
@@ -3097,45 +3188,47 @@ var file_holdfast_v1_link_proto_depIdxs = []int32{
 	27, // 3: holdfast.v1.ConnectRequest.gap:type_name -> holdfast.v1.Gap
 	28, // 4: holdfast.v1.ConnectRequest.log_gap:type_name -> holdfast.v1.LogGap
 	29, // 5: holdfast.v1.ConnectRequest.absent:type_name -> holdfast.v1.Absent
-	30, // 6: holdfast.v1.ConnectRequest.slave_status:type_name -> holdfast.v1.SlaveStatus
-	10, // 7: holdfast.v1.ConnectResponse.welcome:type_name -> holdfast.v1.Welcome
-	12, // 8: holdfast.v1.ConnectResponse.want:type_name -> holdfast.v1.Want
-	31, // 9: holdfast.v1.ConnectResponse.ack:type_name -> holdfast.v1.Ack
-	32, // 10: holdfast.v1.Hello.labels:type_name -> holdfast.v1.Hello.LabelsEntry
-	33, // 11: holdfast.v1.Hello.host:type_name -> holdfast.v1.Hello.HostEntry
-	8,  // 12: holdfast.v1.Hello.attempts:type_name -> holdfast.v1.HeldAttempt
-	0,  // 13: holdfast.v1.HeldAttempt.state:type_name -> holdfast.v1.AttemptState
-	9,  // 14: holdfast.v1.HeldAttempt.steps:type_name -> holdfast.v1.HeldStep
-	11, // 15: holdfast.v1.Welcome.limits:type_name -> holdfast.v1.Limits
-	12, // 16: holdfast.v1.Welcome.wants:type_name -> holdfast.v1.Want
-	3,  // 17: holdfast.v1.Want.kind:type_name -> holdfast.v1.Want.Kind
-	13, // 18: holdfast.v1.Want.assignment:type_name -> holdfast.v1.Assignment
-	14, // 19: holdfast.v1.Want.marks:type_name -> holdfast.v1.Marks
-	34, // 20: holdfast.v1.Assignment.spec:type_name -> holdfast.v1.BuildSpec
-	15, // 21: holdfast.v1.Marks.logs:type_name -> holdfast.v1.LogMark
-	18, // 22: holdfast.v1.Update.accepted:type_name -> holdfast.v1.Accepted
-	19, // 23: holdfast.v1.Update.refused:type_name -> holdfast.v1.Refused
-	20, // 24: holdfast.v1.Update.step_started:type_name -> holdfast.v1.StepStarted
-	21, // 25: holdfast.v1.Update.step_ended:type_name -> holdfast.v1.StepEnded
-	22, // 26: holdfast.v1.Update.attempt_ended:type_name -> holdfast.v1.AttemptEnded
-	23, // 27: holdfast.v1.Update.snapshot:type_name -> holdfast.v1.Snapshot
-	24, // 28: holdfast.v1.Update.note:type_name -> holdfast.v1.Note
-	1,  // 29: holdfast.v1.StepEnded.state:type_name -> holdfast.v1.StepState
-	0,  // 30: holdfast.v1.AttemptEnded.state:type_name -> holdfast.v1.AttemptState
-	0,  // 31: holdfast.v1.Snapshot.state:type_name -> holdfast.v1.AttemptState
-	21, // 32: holdfast.v1.Snapshot.steps:type_name -> holdfast.v1.StepEnded
-	4,  // 33: holdfast.v1.LogChunk.codec:type_name -> holdfast.v1.LogChunk.Codec
-	26, // 34: holdfast.v1.LogChunk.marks:type_name -> holdfast.v1.TimeMark
-	2,  // 35: holdfast.v1.TimeMark.stream:type_name -> holdfast.v1.OutputStream
-	0,  // 36: holdfast.v1.Absent.state:type_name -> holdfast.v1.AttemptState
-	14, // 37: holdfast.v1.Ack.marks:type_name -> holdfast.v1.Marks
-	5,  // 38: holdfast.v1.LinkService.Connect:input_type -> holdfast.v1.ConnectRequest
-	6,  // 39: holdfast.v1.LinkService.Connect:output_type -> holdfast.v1.ConnectResponse
-	39, // [39:40] is the sub-list for method output_type
-	38, // [38:39] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	31, // 6: holdfast.v1.ConnectRequest.slave_status:type_name -> holdfast.v1.SlaveStatus
+	30, // 7: holdfast.v1.ConnectRequest.recover:type_name -> holdfast.v1.Recover
+	10, // 8: holdfast.v1.ConnectResponse.welcome:type_name -> holdfast.v1.Welcome
+	12, // 9: holdfast.v1.ConnectResponse.want:type_name -> holdfast.v1.Want
+	32, // 10: holdfast.v1.ConnectResponse.ack:type_name -> holdfast.v1.Ack
+	33, // 11: holdfast.v1.Hello.labels:type_name -> holdfast.v1.Hello.LabelsEntry
+	34, // 12: holdfast.v1.Hello.host:type_name -> holdfast.v1.Hello.HostEntry
+	8,  // 13: holdfast.v1.Hello.attempts:type_name -> holdfast.v1.HeldAttempt
+	0,  // 14: holdfast.v1.HeldAttempt.state:type_name -> holdfast.v1.AttemptState
+	9,  // 15: holdfast.v1.HeldAttempt.steps:type_name -> holdfast.v1.HeldStep
+	11, // 16: holdfast.v1.Welcome.limits:type_name -> holdfast.v1.Limits
+	12, // 17: holdfast.v1.Welcome.wants:type_name -> holdfast.v1.Want
+	3,  // 18: holdfast.v1.Want.kind:type_name -> holdfast.v1.Want.Kind
+	13, // 19: holdfast.v1.Want.assignment:type_name -> holdfast.v1.Assignment
+	14, // 20: holdfast.v1.Want.marks:type_name -> holdfast.v1.Marks
+	35, // 21: holdfast.v1.Assignment.spec:type_name -> holdfast.v1.BuildSpec
+	15, // 22: holdfast.v1.Marks.logs:type_name -> holdfast.v1.LogMark
+	18, // 23: holdfast.v1.Update.accepted:type_name -> holdfast.v1.Accepted
+	19, // 24: holdfast.v1.Update.refused:type_name -> holdfast.v1.Refused
+	20, // 25: holdfast.v1.Update.step_started:type_name -> holdfast.v1.StepStarted
+	21, // 26: holdfast.v1.Update.step_ended:type_name -> holdfast.v1.StepEnded
+	22, // 27: holdfast.v1.Update.attempt_ended:type_name -> holdfast.v1.AttemptEnded
+	23, // 28: holdfast.v1.Update.snapshot:type_name -> holdfast.v1.Snapshot
+	24, // 29: holdfast.v1.Update.note:type_name -> holdfast.v1.Note
+	1,  // 30: holdfast.v1.StepEnded.state:type_name -> holdfast.v1.StepState
+	0,  // 31: holdfast.v1.AttemptEnded.state:type_name -> holdfast.v1.AttemptState
+	0,  // 32: holdfast.v1.Snapshot.state:type_name -> holdfast.v1.AttemptState
+	21, // 33: holdfast.v1.Snapshot.steps:type_name -> holdfast.v1.StepEnded
+	4,  // 34: holdfast.v1.LogChunk.codec:type_name -> holdfast.v1.LogChunk.Codec
+	26, // 35: holdfast.v1.LogChunk.marks:type_name -> holdfast.v1.TimeMark
+	2,  // 36: holdfast.v1.TimeMark.stream:type_name -> holdfast.v1.OutputStream
+	0,  // 37: holdfast.v1.Absent.state:type_name -> holdfast.v1.AttemptState
+	13, // 38: holdfast.v1.Recover.assignment:type_name -> holdfast.v1.Assignment
+	14, // 39: holdfast.v1.Ack.marks:type_name -> holdfast.v1.Marks
+	5,  // 40: holdfast.v1.LinkService.Connect:input_type -> holdfast.v1.ConnectRequest
+	6,  // 41: holdfast.v1.LinkService.Connect:output_type -> holdfast.v1.ConnectResponse
+	41, // [41:42] is the sub-list for method output_type
+	40, // [40:41] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_link_proto_init() }
@@ -3152,6 +3245,7 @@ func file_holdfast_v1_link_proto_init() {
 		(*ConnectRequest_LogGap)(nil),
 		(*ConnectRequest_Absent)(nil),
 		(*ConnectRequest_SlaveStatus)(nil),
+		(*ConnectRequest_Recover)(nil),
 	}
 	file_holdfast_v1_link_proto_msgTypes[1].OneofWrappers = []any{
 		(*ConnectResponse_Welcome)(nil),
@@ -3174,7 +3268,7 @@ func file_holdfast_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_link_proto_rawDesc), len(file_holdfast_v1_link_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   29,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
