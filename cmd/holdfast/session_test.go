@@ -164,7 +164,7 @@ steps:
 	do("slave", "drain", name, "--reason", "disk swap", "--json")
 	r = do("submit", "--name", "waits", "--", "true")
 	waits := strings.TrimSpace(r.out)
-	eventually(t, "the master has looked for a slave", func() bool { return strings.Contains(f.ok(t, "explain", waits), "is drained") })
+	eventually(t, "the master has looked for a slave", func() bool { return strings.Contains(f.ok(t, "explain", waits), "take no new build") })
 	do("explain", waits)
 	do("slave", "resume", name, "--reason", "done")
 	do("slave", "resume", name, "--reason", "done")
