@@ -87,6 +87,10 @@ sim: ## Run the simulation; YEARS=N slave-years, SEED=N to repeat one
 fuzz: ## Fuzz each target in turn; TIME=30s each, FUZZ=PATTERN
 	@tools/fuzz.sh '$(TIME)' '$(FUZZ)'
 
+.PHONY: figures
+figures: deps ## Measure again what docs/promises.md quotes (some minutes)
+	@tools/figures.sh
+
 .PHONY: bench
 bench: ## Run the benchmarks, one package at a time (some minutes); BENCH=PATTERN, BENCHTIME=1s
 	go test -p 1 -timeout 0 -run '^$$' -bench '$(BENCH)' -benchtime '$(BENCHTIME)' -benchmem ./...

@@ -214,7 +214,7 @@ func everyCall(t *testing.T, calls, fault string, stride int) {
 					"-e", fmt.Sprintf("inject=%s:%s:when=%d", call, fault, n), self, path)
 				checkScenario(t, path, n, acked)
 				if !strings.Contains(string(readFile(t, path+".trace")), "INJECTED") && !faulted {
-					t.Logf("fewer than %d calls of %s", n, call)
+					t.Logf("figure: %s at each call of %s = %d places", fault, call, (n-1)/stride)
 					if n == 1 && call != "ftruncate" {
 						t.Errorf("the scenario makes no %s", call)
 					}

@@ -34,7 +34,7 @@ steps:
 	b := f.settled(id, 60*time.Second, "succeeded", "failed")
 	took := time.Since(healed)
 	s := b.Attempts[0].Steps[0]
-	t.Logf("the end was known %v after the link's return, with %d of %d bytes of log", took.Round(time.Millisecond), s.LogBytes, bytes)
+	t.Logf("figure: end of the build known after the link's return = %v, with %d of %d bytes of log", took.Round(time.Millisecond), s.LogBytes, bytes)
 	if b.State != "succeeded" || took > 5*time.Second {
 		t.Errorf("%s, known after %v", b.State, took)
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -65,7 +66,7 @@ func TestCut(t *testing.T) {
 				healed := time.Now()
 				eventually(t, 30*time.Second, "a new line after the cut", func() bool { return len(f.lines(id)) > before })
 				took := time.Since(healed)
-				t.Logf("cut of %v: first new line %v after its end", cut, took.Round(time.Millisecond))
+				t.Logf("figure: first new line after a cut (%s) = %v after %v", tc.name, took.Round(time.Millisecond), cut)
 				if took > tc.back {
 					t.Errorf("first new line %v after a %v cut, want at most %v", took, cut, tc.back)
 				}
@@ -142,5 +143,25 @@ steps:
 	}
 	if got := strings.Join(f.lines(id), " "); got != "one two three" {
 		t.Fatalf("log is %q", got)
+	}
+}
+
+// P-return: stop_on_slave_after makes a slave stop a step by itself once it has
+// heard no master for so long; that is nobody's cancel, and tried again.
+func TestCutOff(t *testing.T) {
+	t.Parallel()
+	f := newFarm(t)
+	f.slave("b1")
+	ready := filepath.Join(f.dir, "ready")
+	id := f.submit("name: cut\nstop_on_slave_after: 1s\nretry: {backoff: 100ms}\nsteps:\n  - {name: s, run: 'if [ -e " + ready + " ]; then exit 0; fi; touch " + ready + "; sleep 1000'}\n")
+	await(t, ready)
+	eventually(t, 20*time.Second, "it runs", func() bool { return f.show(id).State == "running" })
+	pid := f.stepPID("b1", f.show(id).Attempts[0].ID, 1)
+	f.link.refuse()
+	gone(t, pid)
+	f.link.heal()
+	b := f.settled(id, 30*time.Second, "succeeded", "failed", "cancelled")
+	if b.State != "succeeded" || len(b.Attempts) != 2 || b.Attempts[0].Cause == nil || *b.Attempts[0].Cause != "cut_off" {
+		t.Errorf("got %+v", b)
 	}
 }

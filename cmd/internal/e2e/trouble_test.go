@@ -123,7 +123,7 @@ func TestMillionLines(t *testing.T) {
 		t.Fatalf("logs gave %d bytes with %d lines", len(out), strings.Count(out, "\n"))
 	}
 	master, agent := f.master.peakRSS(), slave.peakRSS()
-	t.Logf("%d bytes in %v; peak RSS: master %d MiB, agent %d MiB", n*60, took.Round(time.Millisecond), master>>20, agent>>20)
+	t.Logf("figure: a million lines of log = %d bytes in %v; peak RSS: master %d MiB, agent %d MiB", n*60, took.Round(time.Millisecond), master>>20, agent>>20)
 	const bound = 200 << 20
 	if master > bound || agent > bound {
 		t.Errorf("peak RSS beyond %d MiB", bound>>20)

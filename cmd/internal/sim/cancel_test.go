@@ -98,11 +98,14 @@ var cancelStages = []stageOf{
 // once its slave has heard of it, no slot stays occupied, and no later attempt
 // begins.
 func TestCancelMatrix(t *testing.T) {
+	cells := 0
+	defer func() { t.Logf("figure: cancel at a state of the build and of its link = %d cells", cells) }()
 	for _, at := range cancelStages {
 		for _, link := range []string{"connected", "away", "returning"} {
 			if at.nowhere && link != "connected" {
 				continue
 			}
+			cells++
 			t.Run(at.name+"/"+link, func(t *testing.T) {
 				scenario(t, nil, func(t *testing.T, s *stage) {
 					id := at.reach(s, link != "connected")

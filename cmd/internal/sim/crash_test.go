@@ -21,6 +21,7 @@ func TestCrashMatrix(t *testing.T) {
 	if commits < 20 {
 		t.Fatalf("only %d commits: the test shows nothing", commits)
 	}
+	t.Logf("figure: master killed before and after each commit = %d commits", commits)
 	stride := int64(1)
 	if why := scaledDown(); why != "" {
 		stride = 20

@@ -218,3 +218,45 @@ func TestKnownDead(t *testing.T) {
 		})
 	}
 }
+
+// TestCutOff: stop_on_slave_after makes a slave stop a step by itself once it has
+// been cut off for so long, and not before; a shorter cut does nothing (P-return).
+func TestCutOff(t *testing.T) {
+	const limit = 2 * time.Minute
+	scenario(t, farmOf(1), func(t *testing.T, s *stage) {
+		play := script{lasts: time.Hour, bursts: 20, lines: 1, width: 40}
+		id := s.submit(play, func(spec *holdfastv1.BuildSpec) { spec.StopOnSlaveAfterUs = limit.Microseconds() })
+		s.until(time.Minute, "it runs", s.is(id, lifecycle.BuildRunning))
+		b := s.slaves[0]
+		for range 3 { // cuts do not add up
+			b.cut()
+			time.Sleep(limit - 40*time.Second)
+			b.cable.heal()
+			s.until(time.Minute, "it is back", s.connected)
+			time.Sleep(time.Second) // the slave knows it, too
+		}
+		if len(b.runners.living()) != 1 {
+			t.Errorf("%d runners after cuts that were short enough", len(b.runners.living()))
+		}
+		b.cut()
+		time.Sleep(limit - 5*time.Second)
+		if len(b.runners.living()) != 1 {
+			t.Error("stopped too early")
+		}
+		time.Sleep(30 * time.Second)
+		if len(b.runners.living()) != 0 {
+			t.Error("it runs on, though nobody hears of it")
+		}
+		if got := s.state(id); got != lifecycle.BuildRunning {
+			t.Errorf("the master cannot know yet, and says %s", got)
+		}
+		b.cable.heal()
+		s.until(time.Minute, "the end is told", func() bool { return !s.record(id).Attempts[0].State.Live() })
+		if a := s.record(id).Attempts[0]; a.State != lifecycle.AttemptFailed || a.Cause != "cut_off" {
+			t.Errorf("attempt 1 is %s, %s: %s", a.State, a.Cause, a.Detail)
+		}
+		s.until(3*time.Hour, "the next attempt succeeds", s.is(id, lifecycle.BuildSucceeded))
+		s.attempts(id, 2)
+		s.wholeLog(id, play)
+	})
+}

@@ -55,7 +55,7 @@ func (p *player) steps() (runner.End, error) {
 	}
 	for i := range p.plan.Steps {
 		if stopOrdered(p.dir) {
-			return runner.End{State: runner.StateCancelled, Cause: retry.Cancelled}, nil
+			return runner.End{State: runner.StateCancelled, Cause: retry.Cancelled, Detail: stopReason(p.dir)}, nil
 		}
 		exit, err := p.step(i + 1)
 		if err != nil {
@@ -65,7 +65,7 @@ func (p *player) steps() (runner.End, error) {
 		case runner.StateFailed, runner.StateTimedOut:
 			return runner.End{State: runner.StateFailed, Cause: exit.Cause, Detail: fmt.Sprintf("step %d", i+1)}, nil
 		case runner.StateCancelled:
-			return runner.End{State: runner.StateCancelled, Cause: retry.Cancelled}, nil
+			return runner.End{State: runner.StateCancelled, Cause: retry.Cancelled, Detail: stopReason(p.dir)}, nil
 		}
 		if err := p.fork(); err != nil {
 			return runner.End{}, err

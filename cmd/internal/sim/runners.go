@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -246,4 +247,14 @@ func attemptNumber(p *runner.Plan) int {
 func stopOrdered(dir string) bool {
 	_, err := os.Stat(filepath.Join(dir, "stop.json"))
 	return err == nil
+}
+
+// stopReason is what the agent has said to the order; it comes back with the end.
+func stopReason(dir string) string {
+	raw, err := os.ReadFile(filepath.Join(dir, "stop.json"))
+	var order runner.StopOrder
+	if err != nil || json.Unmarshal(raw, &order) != nil {
+		return ""
+	}
+	return order.Reason
 }

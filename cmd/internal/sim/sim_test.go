@@ -124,6 +124,8 @@ func simulate(t *testing.T, p Profile, a amount) {
 	})
 	sum.Real = time.Since(began)
 	t.Logf("%d runs: %v", runs, sum)
+	t.Logf("figure: %s simulation = %.1f slave-days, %d faults, %d builds, %d updates, nothing lost or doubled",
+		p.Name, sum.SlaveDays(), total(sum.Faults), total(sum.Builds), sum.Updates)
 }
 
 // runSeed simulates one farm and fails the test with what to paste.

@@ -141,7 +141,7 @@ func TestCrash(t *testing.T) {
 			return
 		}
 	}
-	t.Logf("%d rounds, %d acknowledgements", rounds, acked)
+	t.Logf("figure: kill -9 of a writer of the store = %d times, %d acknowledgements, all there", rounds, acked)
 }
 
 // killedWriter runs the writer and kills it a moment after so many words.
