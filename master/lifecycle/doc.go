@@ -47,9 +47,7 @@
 //
 // It does not check seq, epoch and CRC, nor count refused frames: the store does
 // (P-apply, P-fence, P-refuse), and marks are the store's. It does not choose
-// slaves, measure lost_after, or know the farm. It does not end the evidence of
-// a superseded attempt after a time: that attempt is wanted stopped until it
-// has reported and its log is here, then forgotten.
+// slaves, measure lost_after, or know the farm.
 //
 // # What the caller owes
 //
@@ -63,7 +61,7 @@
 //     committed for it, on the same stream. An accept that arrives after its
 //     attempt was withdrawn is committed, and so ACKed; the slave must by then
 //     know that it shall not start.
-//  5. When a slave connects, call Return for each attempt it holds and Release
-//     for each it does not; those that it still owes an end are asked for by
+//  5. When a slave connects, call Return and Expire for each attempt it holds and
+//     Release for each it does not; those that it still owes an end are asked for by
 //     Want and answered with Absent.
 package lifecycle

@@ -21,6 +21,7 @@ const (
 	TopicAttemptLost          = "attempt.lost"
 	TopicAttemptAdopted       = "attempt.adopted"
 	TopicAttemptSuperseded    = "attempt.superseded"
+	TopicAttemptExpired       = "attempt.expired" // evidence that did not come in time
 	TopicAttemptSucceeded     = "attempt.succeeded"
 	TopicAttemptFailed        = "attempt.failed"
 	TopicAttemptCancelled     = "attempt.cancelled"

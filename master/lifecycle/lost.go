@@ -119,6 +119,28 @@ func (r *Record) adopt(t time.Time, a *Attempt) {
 	r.runBuild(t, a, why)
 }
 
+// EvidenceGrace is how long the rest of a superseded attempt's log is waited for
+// once its slave has told how the attempt ended. It competes with what still
+// counts for a link that may be a bad one.
+const EvidenceGrace = 24 * time.Hour
+
+// Expire ends the wait for the rest of a superseded attempt's log: its slave keeps
+// that for people and forgets the attempt (SetAside). No effect on others, or
+// before EvidenceGrace is over.
+func (r *Record) Expire(now time.Time, id AttemptID) error {
+	a, err := r.find(id)
+	if err != nil {
+		return err
+	}
+	if !a.Superseded || !a.Reported || a.Released || a.SetAside || a.drained() || now.Sub(a.Last) < EvidenceGrace {
+		return nil
+	}
+	a.SetAside = true
+	r.tell(r.at(now), a, TopicAttemptExpired, master,
+		"the rest of its log has not come within "+EvidenceGrace.String()+"; its slave keeps it for people", nil)
+	return nil
+}
+
 // supersede shuts a lost attempt out for good: it is stopped, and what it
 // reports is evidence.
 func (r *Record) supersede(t time.Time, a *Attempt, why string) {

@@ -204,6 +204,9 @@ func (op *Connect) reconcile(g *group, heard heard, journalLost bool) error {
 		if err := r.Return(op.Now, a.ID); err != nil {
 			return ruleFailure(err)
 		}
+		if err := r.Expire(op.Now, a.ID); err != nil {
+			return ruleFailure(err)
+		}
 	}
 	return nil
 }

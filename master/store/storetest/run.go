@@ -55,6 +55,7 @@ var cases = []struct {
 	{"Wants", testWants},
 	{"Lose", testLose},
 	{"ReturnOfTheLost", testReturn},
+	{"Evidence", testEvidence},
 	{"EndSessions", testEndSessions},
 
 	{"Recover", testRecover},

@@ -5,6 +5,7 @@ import (
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/store"
+	"holdfast/proto/chain"
 	"holdfast/retry"
 )
 
@@ -87,6 +88,56 @@ func testReturn(r *rig) {
 	rec := r.state(id, lifecycle.BuildSucceeded)
 	if a := rec.Attempts[0]; a.State != lifecycle.AttemptLost || !a.Superseded || a.Outcome != lifecycle.AttemptCancelled {
 		r.Errorf("superseded attempt %+v", a)
+	}
+}
+
+// testEvidence: the log of a superseded attempt is evidence, which is waited for a
+// day and no longer; then its slave keeps the rest, and forgets the attempt.
+func testEvidence(r *rig) {
+	lost, other := r.slave("b7", 1), r.slave("b8", 1)
+	lost.connect()
+	other.connect()
+	id := r.submit()
+	first := lost.running(id, 1)
+	first.add(lifecycle.StepStarted{Step: first.steps[0], Started: r.now})
+	first.sendAll()
+	lost.disconnect()
+	r.commit(&store.Lose{Now: r.tick(), Session: lost.session(), Attempt: first.id, Cause: retry.SlaveLost})
+	second := other.running(id, 1)
+	lost.connect()
+	first.log(0, "evidence that takes its time\n")
+	first.endStep(0, lifecycle.StepFailed)
+	first.end(lifecycle.AttemptEnded{State: lifecycle.AttemptCancelled})
+	first.sendAll()
+	second.finish(lifecycle.AttemptEnded{State: lifecycle.AttemptSucceeded})
+	wanted := func() store.Want {
+		r.Helper()
+		lost.disconnect()
+		wants := lost.connect()
+		if len(wants) != 1 {
+			r.Fatalf("wants %+v", wants)
+		}
+		return wants[0]
+	}
+	r.now = r.now.Add(lifecycle.EvidenceGrace / 2)
+	if w := wanted(); w.Kind != store.WantStop || w.SetAside {
+		r.Errorf("after half of the time: %+v", w)
+	}
+	first.sendLog(0, 0, 8)
+	r.now = r.now.Add(lifecycle.EvidenceGrace)
+	if w := wanted(); w.Kind != store.WantForget || !w.SetAside {
+		r.Errorf("after all of the time: %+v", w)
+	}
+	if got := r.topics(id); count(got, "attempt.expired") != 1 {
+		r.Errorf("events %v", got)
+	}
+	gone := &store.ApplyAbsent{Now: r.tick(), Session: lost.session(), Attempt: first.id, Tombstone: true, State: lifecycle.AttemptCancelled, LastSeq: lifecycle.Seq(len(first.raw)), Chain: chain.ExtendAll(0, first.raw)}
+	r.commit(gone)
+	r.want("absent", gone.Err, nil)
+	first.held, first.broken = false, true // part of its log is with people
+	rec := r.state(id, lifecycle.BuildSucceeded)
+	if a := rec.Attempts[0]; !a.Released || a.Steps[0].LogState != lifecycle.LogGap {
+		r.Errorf("in the end %+v", a)
 	}
 }
 
