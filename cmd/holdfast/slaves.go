@@ -100,7 +100,7 @@ func showBrake(out io.Writer, b *holdfastv1.Brake, now time.Time) error {
 	if b.GetReleased() {
 		what = "A person has released the brake: they are given up by lost_after"
 	}
-	_, err := fmt.Fprintf(out, "%d of %d busy slaves are silent, most of them since %s ago. %s.\n\n",
+	_, err := fmt.Fprintf(out, "%d of %d busy slaves are silent, most of them for %s. %s.\n\n",
 		b.GetSilent(), b.GetBusy(), between(b.GetSinceUs(), 0, now), what)
 	return err
 }

@@ -45,7 +45,7 @@ func plain(err error) string {
 		text := st.Message()
 		// grpc-go wraps the dialer's words in its own.
 		if i := strings.LastIndex(text, "desc = "); i >= 0 {
-			text = strings.TrimSuffix(text[i+len("desc = "):], `"`)
+			text = strings.Trim(text[i+len("desc = "):], `"`)
 		}
 		return strings.TrimPrefix(text, "transport: Error while dialing: ")
 	}
