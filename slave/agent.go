@@ -251,29 +251,6 @@ func (a *Agent) watchRunners(ctx context.Context) error {
 	}
 }
 
-// awaitDrained ends the agent when Drain was asked for and nothing is left to
-// do.
-func (a *Agent) awaitDrained(ctx context.Context) error {
-	select {
-	case <-a.drain:
-	case <-ctx.Done():
-		return nil
-	}
-	a.log.Info("draining: takes no new attempts")
-	a.signalWork()
-	for {
-		if !slices.ContainsFunc(a.held(), func(t *attempt) bool { return !t.drained() }) {
-			a.log.Info("drained")
-			return errDrained
-		}
-		select {
-		case <-a.change:
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
 // Drain is the first phase of stopping: nothing new is taken, and Run returns
 // nil once the running attempts have ended and everything is ACKed. It may be called
 // at any time and more than once.

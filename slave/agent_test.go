@@ -404,6 +404,56 @@ func TestDrain(t *testing.T) {
 	f.log(attempt, steps[0], []byte("bye"))
 }
 
+// P-stop: an attempt that no store takes is waited for as long as it runs, and no
+// longer; the next life of the agent has all of it.
+func TestDrainLeavesWhatNoStoreTakes(t *testing.T) {
+	for name, store := range map[string]string{"unknown to its store": "", "of another store": "01JSTORE0000000000000000BB"} {
+		t.Run(name, func(t *testing.T) {
+			f := newFarm(t)
+			f.run()
+			f.master.until("session", func() bool { return f.master.session != nil })
+			attempt, _ := f.assign(1)
+			r := f.runners.of(attempt)
+			r.start(0)
+			f.kinds(attempt, "accepted", "start1")
+			f.kill()
+			first, second := f.master, newFakeMaster(t)
+			second.epoch = 100
+			if second.store = store; store == "" {
+				second.store = first.store
+			}
+			f.master = second
+			f.run()
+			second.until("session", func() bool { return second.session != nil })
+			f.agent.Drain()
+			second.until("draining", func() bool { return second.status.GetDraining() })
+			select {
+			case err := <-f.done:
+				t.Fatalf("it has not waited for what runs: %v", err)
+			case <-time.After(100 * time.Millisecond):
+			}
+			r.end(0)
+			r.finish("succeeded", "")
+			select {
+			case err := <-f.done:
+				f.done <- err
+				if err != nil {
+					t.Fatal(err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("the agent does not end")
+			}
+			f.kill()
+			f.master = first
+			first.mu.Lock()
+			first.epoch, first.session = 0, nil
+			first.mu.Unlock()
+			f.run()
+			f.kinds(attempt, "accepted", "start1", "end1", "succeeded:")
+		})
+	}
+}
+
 func TestKillAll(t *testing.T) {
 	f := newFarm(t)
 	f.run()

@@ -38,6 +38,7 @@ type attempt struct {
 	mu       sync.Mutex // guards the fields below
 	rep      report     // durable
 	acked    uint64     // by the store that gave the attempt
+	unheard  string     // why no store takes what it says, as of the newest session; empty: one does
 	wanted   bool       // the store has confirmed, in this life of the agent, that it wants the attempt run
 	stop     *stopOrder
 	forget   *forgetOrder
@@ -319,6 +320,33 @@ func (t *attempt) occupies() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return !t.gone && !t.rep.ended()
+}
+
+// setUnheard notes why no store takes what the attempt says; empty: one does.
+func (t *attempt) setUnheard(why string) {
+	t.mu.Lock()
+	t.unheard = why
+	t.mu.Unlock()
+	t.a.changed()
+}
+
+// waitsFor says what of the attempt a stop has to wait for: its end, its
+// updates, its log bytes. Left says why there is no use in waiting for the rest
+// although it is there.
+func (t *attempt) waitsFor() (w stopWait, left string) {
+	updates, bytes := t.backlog()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case !t.rep.ended():
+		return stopWait{running: 1, updates: updates, bytes: bytes}, ""
+	case t.drainedLocked():
+		return stopWait{}, ""
+	case t.unheard != "":
+		return stopWait{}, t.unheard
+	default:
+		return stopWait{ended: 1, updates: updates, bytes: bytes}, ""
+	}
 }
 
 // drained reports whether the store has everything: all updates, all log

@@ -59,6 +59,7 @@ func (s *session) admit(ctx context.Context, t *attempt, m *holdfastv1.Marks) er
 			f.acked = gap.GetToSeq()
 		}
 	}
+	t.setUnheard("")
 	t.resume(m, !f.foreign)
 	s.mu.Lock()
 	if s.voyages[t.meta.Attempt] == nil {

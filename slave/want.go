@@ -214,6 +214,7 @@ func (s *session) mute(t *attempt, why string) {
 	told := v.told
 	v.muted, v.told = true, true
 	s.mu.Unlock()
+	t.setUnheard(why)
 	if !told {
 		t.log.Warn("attempt held back", "why", why, "store", s.storeID, "gave", t.meta.Store)
 	}
