@@ -84,6 +84,7 @@ func eventually(t testing.TB, limit time.Duration, what string, ok func() bool) 
 type daemon struct {
 	t    testing.TB
 	name string
+	exe  string // holdfast of this or another version
 	args []string
 	log  *os.File
 	cmd  *exec.Cmd
@@ -92,11 +93,17 @@ type daemon struct {
 
 func startDaemon(t testing.TB, name string, args ...string) *daemon {
 	t.Helper()
+	return startVersion(t, binary, name, args...)
+}
+
+// startVersion starts a daemon of some version of holdfast.
+func startVersion(t testing.TB, exe, name string, args ...string) *daemon {
+	t.Helper()
 	log, err := os.Create(filepath.Join(t.TempDir(), name+".log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{t: t, name: name, args: args, log: log}
+	d := &daemon{t: t, name: name, exe: exe, args: args, log: log}
 	d.start()
 	t.Cleanup(func() {
 		d.kill()
@@ -114,7 +121,7 @@ func startDaemon(t testing.TB, name string, args ...string) *daemon {
 
 func (d *daemon) start() {
 	d.t.Helper()
-	d.cmd = exec.Command(binary, d.args...)
+	d.cmd = exec.Command(d.exe, d.args...)
 	d.run()
 }
 
@@ -208,6 +215,12 @@ type farm struct {
 
 func newFarm(t testing.TB, masterArgs ...string) *farm {
 	t.Helper()
+	return newFarmOf(t, binary, masterArgs...)
+}
+
+// newFarmOf is newFarm with a master of some version of holdfast.
+func newFarmOf(t testing.TB, exe string, masterArgs ...string) *farm {
+	t.Helper()
 	if err := look(); err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +230,7 @@ func newFarm(t testing.TB, masterArgs ...string) *farm {
 	// way but the proxy may be told.
 	args := append([]string{"master", "--data", filepath.Join(f.dir, "master"), "--advertise", f.link.addr,
 		"--listen", loopback(), "--http", loopback(), "--addr-file", addrFile}, masterArgs...)
-	f.master = startDaemon(t, "master", args...)
+	f.master = startVersion(t, exe, "master", args...)
 	f.readAddr(addrFile)
 	// From now on the same addresses: slaves must find it again.
 	for i, a := range f.master.args {
@@ -254,7 +267,13 @@ func (f *farm) readAddr(path string) {
 // slave starts a slave behind the proxy and waits until it is connected.
 func (f *farm) slave(name string, args ...string) *daemon {
 	f.t.Helper()
-	d := startDaemon(f.t, name, append([]string{"slave", "--data", f.slaveDir(name), "--name", name, "--master", f.link.addr}, args...)...)
+	return f.slaveOf(binary, name, args...)
+}
+
+// slaveOf is slave with an agent of some version of holdfast.
+func (f *farm) slaveOf(exe, name string, args ...string) *daemon {
+	f.t.Helper()
+	d := startVersion(f.t, exe, name, append([]string{"slave", "--data", f.slaveDir(name), "--name", name, "--master", f.link.addr}, args...)...)
 	f.connected(name)
 	// Runners outlive their agents; nothing may outlive the test.
 	f.t.Cleanup(func() { killMarked(f.slaveDir(name)) })
