@@ -284,13 +284,18 @@ func (s *session) slaveStatus(idle bool) *holdfastv1.ConnectRequest {
 	return &holdfastv1.ConnectRequest{Message: &holdfastv1.ConnectRequest_SlaveStatus{SlaveStatus: m}}
 }
 
+// roomEvery is how often a slave that takes nothing looks whether it may.
+const roomEvery = 5 * time.Second
+
 // statusTimer says when to look again without an event; 0: not at all.
 func (s *session) statusTimer() time.Duration {
 	switch {
 	case s.status.GetBacklogUpdates() > 0 || s.status.GetBacklogLogBytes() > 0:
 		return max(statusEvery-time.Since(s.statusSent), time.Millisecond)
-	case !s.status.GetAccepting() && !s.status.GetDraining(), s.a.busySlots() > 0:
-		return s.a.cfg.ScanEvery // a disk tells nobody that it has room again
+	case !s.status.GetAccepting() && !s.status.GetDraining():
+		return min(s.a.cfg.ScanEvery, roomEvery) // a disk tells nobody that it has room again
+	case s.a.busySlots() > 0:
+		return s.a.cfg.ScanEvery // nor that it has none
 	default:
 		return 0
 	}

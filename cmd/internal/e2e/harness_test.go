@@ -211,6 +211,7 @@ type farm struct {
 	addr   string // of the master itself
 	http   string
 	link   *proxy
+	dirs   map[string]string // of slaves that are elsewhere than usual
 }
 
 func newFarm(t testing.TB, masterArgs ...string) *farm {
@@ -280,7 +281,12 @@ func (f *farm) slaveOf(exe, name string, args ...string) *daemon {
 	return d
 }
 
-func (f *farm) slaveDir(name string) string { return filepath.Join(f.dir, "slave-"+name) }
+func (f *farm) slaveDir(name string) string {
+	if dir := f.dirs[name]; dir != "" {
+		return dir
+	}
+	return filepath.Join(f.dir, "slave-"+name)
+}
 
 func (f *farm) connected(name string) {
 	f.t.Helper()
@@ -373,6 +379,7 @@ type stepView struct {
 	ExitCode *int   `json:"exit_code"`
 	LogState string `json:"log_state"`
 	LogBytes int64  `json:"log_bytes"`
+	Blocked  int64  `json:"blocked_us"`
 	Cause    string `json:"cause"`
 }
 
@@ -397,6 +404,7 @@ type buildView struct {
 
 type slaveView struct {
 	Name      string `json:"name"`
+	WhyNot    string `json:"why_not"`
 	State     string `json:"state"`
 	Busy      int    `json:"slots_busy"`
 	Accepting bool   `json:"accepting"`
