@@ -41,6 +41,17 @@ type identity struct {
 	file identityFile
 }
 
+// ReadInstance returns the instance of a slave's data directory; empty: it has
+// none yet. It writes nothing, and may be called while an agent runs. The errors
+// are those that an agent would not start with.
+func ReadInstance(dir string, entropy io.Reader) (string, error) {
+	id, err := readIdentity(dir, entropy, true)
+	if err != nil || id.fresh {
+		return "", err
+	}
+	return id.file.Instance, nil
+}
+
 // readIdentity reads DIR/identity.json and writes nothing. A directory without
 // one gets an instance, which exists only in memory until start.
 func readIdentity(dir string, entropy io.Reader, noSync bool) (*identity, error) {

@@ -14,6 +14,7 @@ import (
 	"holdfast/journal"
 	"holdfast/master/spec"
 	"holdfast/master/store"
+	"holdfast/master/store/sqlite"
 	"holdfast/proto/rpcerr"
 )
 
@@ -74,6 +75,8 @@ func exitCode(err error) int {
 		default:
 			return exitFailed
 		}
+	case errors.Is(err, errUnwell):
+		return exitFailed
 	case errors.As(err, &usage), errors.Is(err, client.ErrAddress), noDataDir(err):
 		return exitUsage
 	case errors.Is(err, errInterrupted):
@@ -148,6 +151,9 @@ func report(w io.Writer, err error) {
 		fmt.Fprintf(w, "holdfast: %s\nUsage: %s\n", oneLine(err.Error()), usage.use)
 	default:
 		fmt.Fprintf(w, "holdfast: %s\n", oneLine(err.Error()))
+		if errors.Is(err, sqlite.ErrDamaged) {
+			fmt.Fprintln(w, "`holdfast doctor --data DIR` tells what can be done about it")
+		}
 	}
 }
 

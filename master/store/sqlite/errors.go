@@ -27,6 +27,10 @@ func classify(err error) error {
 		// database/sql's own errors (bad connection, closed) and bugs.
 		return fmt.Errorf("%w: %w", store.ErrFatal, err)
 	}
+	switch se.Code() & 0xff {
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+		return fmt.Errorf("%w: %w: %w", store.ErrFatal, ErrDamaged, err)
+	}
 	return fmt.Errorf("%w: %w", classOf(se.Code()), err)
 }
 
