@@ -14,6 +14,7 @@ import (
 	"holdfast/journal"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/retry"
+	"holdfast/slave/runner"
 )
 
 const (
@@ -39,7 +40,7 @@ func (t *attempt) start(ctx context.Context) (time.Duration, error) {
 			detail: fmt.Sprintf("the runner died %d times before it started a step", t.launch.Tries),
 		})
 	}
-	next := launchRecord{BootID: t.a.cfg.BootID, Tries: t.launch.Tries + 1}
+	next := launchRecord{BootID: t.a.cfg.BootID, Tries: t.launch.Tries + 1, Records: runner.RecordVersion}
 	b, err := json.Marshal(next)
 	if err != nil {
 		return 0, fmt.Errorf("encode launch record: %w", err)
@@ -117,13 +118,23 @@ func (t *attempt) watch(ctx context.Context, stop *stopOrder) (time.Duration, er
 	if !s.alive && s.end == nil {
 		return t.orphaned(ctx, s, stop)
 	}
-	if left := s.left(); len(left) > 0 {
+	behind, again := t.believe(ctx, s)
+	if again < 0 {
+		return again, nil
+	}
+	if left := append(s.left(), behind...); len(left) > 0 {
 		if err := t.a.left.add(ctx, t.meta.Attempt, t.meta.StepIDs, left); err != nil {
 			return 0, err
 		}
 	}
 	news := false
-	if err := t.report(ctx, s.end != nil, func(b *batch) { b.tell(s); news = !b.empty() }); err != nil {
+	if err := t.report(ctx, s.end != nil, func(b *batch) {
+		if len(behind) > 0 {
+			b.note("", "leftover", "could not be killed: "+strings.Join(behind, "; "))
+		}
+		b.tell(s)
+		news = !b.empty()
+	}); err != nil {
 		return 0, err
 	}
 	t.quiet = time.Time{}
@@ -144,7 +155,54 @@ func (t *attempt) watch(ctx context.Context, stop *stopOrder) (time.Duration, er
 		}
 		t.told = true
 	}
+	if again > 0 {
+		return again, nil
+	}
 	return t.cutOff(), nil
+}
+
+const (
+	// endPatience is how long a runner may live on after it has recorded the
+	// attempt's end, endPoll how often it is looked at meanwhile if nobody tells.
+	endPatience = 10 * time.Second
+	endPoll     = 10 * time.Millisecond
+)
+
+// believe takes a recorded end for one only once its runner is dead and nothing
+// of the attempt is left: a step can write the record itself and run on
+// (P-leftover). Until then s has none. It returns the names of what cannot be
+// killed, and when to look again: 0, it is an end, or there is none yet;
+// negative, something failed.
+func (t *attempt) believe(ctx context.Context, s *sight) (left []string, again time.Duration) {
+	if s.end == nil {
+		return nil, 0
+	}
+	if s.alive {
+		s.end = nil
+		if t.endSeen.IsZero() {
+			t.endSeen = time.Now()
+		}
+		if time.Since(t.endSeen) < endPatience {
+			return nil, endPoll
+		}
+		t.log.Warn("the attempt's end is recorded and its runner lives on: killing it")
+	} else {
+		busy, err := t.a.runners.Left(t.dir, t.meta.StepIDs)
+		if err == nil && !busy {
+			return nil, 0
+		}
+		t.log.Warn("the attempt's end is recorded and something of it may be left: killing it", "err", err)
+	}
+	left, err := t.a.runners.KillLeftovers(ctx, t.dir, t.meta.StepIDs)
+	if err != nil {
+		t.log.Error("cannot kill what the attempt left running; trying again", "err", err)
+		s.end = nil
+		return nil, holdOff
+	}
+	if s.alive { // it may have had a last word
+		return left, endPoll
+	}
+	return left, 0
 }
 
 // cutOff stops an attempt that has been without a master for longer than its

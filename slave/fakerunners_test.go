@@ -24,6 +24,7 @@ type fakeRunners struct {
 	runners  map[string]*fakeRunner // by directory
 	launches int
 	kills    int   // calls of KillLeftovers
+	behind   bool  // a runner that has recorded its end left something
 	fail     error // of Launch
 	left     []string
 	obey     bool // runners that are told to stop die at once
@@ -101,7 +102,13 @@ func (f *fakeRunners) KillLeftovers(_ context.Context, dir string, _ []string) (
 	return f.left, nil
 }
 
-func (f *fakeRunners) KillMarked(context.Context, []string) ([]string, error) {
+func (f *fakeRunners) Left(string, []string) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.behind, nil
+}
+
+func (f *fakeRunners) KillMarked(context.Context, string, []string) ([]string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.left, nil

@@ -163,7 +163,7 @@ func (l *leftovers) rescan(ctx context.Context, o leftover) error {
 	if t := l.a.find(o.Attempt); t != nil && t.occupies() {
 		return nil // its runner may still be at it
 	}
-	left, err := l.a.runners.KillMarked(ctx, o.Steps)
+	left, err := l.a.runners.KillMarked(ctx, o.Attempt, o.Steps)
 	switch {
 	case err != nil:
 		l.a.log.Warn("cannot look for what an attempt left running; trying again", "attempt", o.Attempt, "err", err)

@@ -17,8 +17,14 @@ import (
 // directory that was never prepared shows nothing.
 func (t *attempt) look() (*sight, error) {
 	o, err := t.a.runners.Observe(t.dir)
+	if errors.Is(err, runner.ErrNewer) && !t.launch.newerRecords() {
+		o.Damaged, err = append(o.Damaged, err), nil
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("look at the attempt: %w", err)
+	}
+	if o.Newer != nil && t.launch.newerRecords() {
+		return nil, fmt.Errorf("look at the attempt: %w", o.Newer)
 	}
 	s := &sight{alive: o.Alive, damaged: errors.Join(o.Damaged...)}
 	t.mu.Lock()
@@ -166,6 +172,9 @@ func (t *attempt) scanLogs(s *sight) (map[int]logEnd, error) {
 			continue
 		}
 		sum, err := spool.Scan(s.steps[i].log)
+		if errors.Is(err, spool.ErrNewer) && !t.launch.newerRecords() {
+			sum.Torn, err = true, nil
+		}
 		if err != nil {
 			return nil, fmt.Errorf("scan the log of step %d: %w", i+1, err)
 		}

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	holdfastv1 "holdfast/proto/holdfast/v1"
+	"holdfast/slave/runner"
 )
 
 // metaVersion of an attempt's meta record.
@@ -37,7 +38,13 @@ type attemptMeta struct {
 type launchRecord struct {
 	BootID string `json:"boot_id"`
 	Tries  int    `json:"tries"`
+	// Records is the version of the records its runner writes; 0: 1.
+	Records int `json:"records,omitempty"`
 }
+
+// newerRecords reports whether its runner may have written records that this
+// version cannot read. Otherwise one that says so is forged.
+func (l *launchRecord) newerRecords() bool { return l.Records > runner.RecordVersion }
 
 // newMeta takes an assignment from the wire. What it refuses could not even be
 // journaled under its name: the id becomes the name of a directory.

@@ -3,7 +3,6 @@ package slave
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -41,6 +40,7 @@ func newProcesses(cfg *Config, log *slog.Logger) (*processes, error) {
 	if err != nil {
 		return nil, err
 	}
+	runner.SweepGroups(cfg.Dir)
 	return &processes{
 		home:      cfg.Dir,
 		exe:       cfg.Exe,
@@ -139,18 +139,12 @@ func (p *processes) watchOnce(dir string) {
 	if p.watched[dir] || p.watch == nil {
 		return
 	}
-	b, err := os.ReadFile(filepath.Join(dir, "runner.json"))
-	if err != nil {
+	pid := runner.PID(dir)
+	if pid <= 0 {
 		return // not written yet: at the next look
 	}
-	var who struct {
-		PID int `json:"pid"`
-	}
-	if err := json.Unmarshal(b, &who); err != nil || who.PID <= 0 {
-		return
-	}
 	p.watched[dir] = true
-	p.watch(dir, who.PID)
+	p.watch(dir, pid)
 }
 
 // awaitDeath waits until the process is gone, or ctx ends.
@@ -189,8 +183,12 @@ func (p *processes) awaitDeath(ctx context.Context, dir string, pid int) {
 // killRunnerPatience is how long a killed runner may take to be gone.
 const killRunnerPatience = 10 * time.Second
 
-func (p *processes) KillMarked(ctx context.Context, steps []string) ([]string, error) {
-	return runner.KillMarked(ctx, p.home, steps)
+func (p *processes) Left(dir string, steps []string) (bool, error) {
+	return runner.Left(dir, steps)
+}
+
+func (p *processes) KillMarked(ctx context.Context, attempt string, steps []string) ([]string, error) {
+	return runner.KillMarked(ctx, p.home, attempt, steps)
 }
 
 // KillLeftovers kills a runner that still lives first. Its steps, which it can

@@ -31,9 +31,13 @@ type Runners interface {
 	// is asked, and an error that wraps fs.ErrNotExist says: never prepared, so
 	// nothing was started.
 	KillLeftovers(ctx context.Context, dir string, steps []string) (left []string, err error)
-	// KillMarked kills whatever carries the marks of these steps, whose runner is
-	// dead, and names what nothing can kill. It needs no directory.
-	KillMarked(ctx context.Context, steps []string) (left []string, err error)
+	// KillMarked kills whatever is in the attempt's group or carries the marks of
+	// its steps, whose runner is dead, and names what nothing can kill. It needs no
+	// directory.
+	KillMarked(ctx context.Context, attempt string, steps []string) (left []string, err error)
+	// Left reports whether something of an attempt whose runner is dead may still
+	// run. It costs little.
+	Left(dir string, steps []string) (bool, error)
 	// Wake has one slot: some runner has something to say, or died.
 	Wake() <-chan struct{}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -30,8 +31,7 @@ func reserve(path string) error {
 // writeJSON makes path appear whole: temporary file, sync, rename, sync of the
 // directory. A crash leaves the old state or the new one.
 func writeJSON(path string, v any, noSync bool) error {
-	// Not truncated: a reserved file keeps its blocks.
-	f, err := os.OpenFile(path+tempSuffix, os.O_WRONLY|os.O_CREATE, 0o644)
+	f, err := openTemp(path + tempSuffix)
 	if err != nil {
 		return err
 	}
@@ -39,12 +39,31 @@ func writeJSON(path string, v any, noSync bool) error {
 		return err
 	}
 	if err := os.Rename(path+tempSuffix, path); err != nil {
-		return err
+		if info, e := os.Lstat(path); e != nil || !info.IsDir() {
+			return err
+		}
+		// A step has put a directory in our way.
+		if err := errors.Join(os.RemoveAll(path), os.Rename(path+tempSuffix, path)); err != nil {
+			return err
+		}
 	}
 	if noSync {
 		return nil
 	}
 	return syncDir(filepath.Dir(path))
+}
+
+// openTemp opens a temporary file, not truncated: a reserved one keeps its
+// blocks. What a step has put in its way, a FIFO on which we would wait for ever,
+// say, is removed.
+func openTemp(path string) (*os.File, error) {
+	info, err := os.Lstat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		if err := os.RemoveAll(path); err != nil {
+			return nil, err
+		}
+	}
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0o644)
 }
 
 // writeAndSync writes v into f from its start, and closes f.
@@ -64,7 +83,7 @@ func writeAndSync(f *os.File, v any, noSync bool) error {
 
 // readJSON reads a file that writeJSON wrote; found is false if there is none.
 func readJSON(path string, v any) (found bool, err error) {
-	b, err := os.ReadFile(path)
+	b, err := readFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -90,6 +109,42 @@ func readJSON(path string, v any) (found bool, err error) {
 		return false, fmt.Errorf("%s: %w: %w", path, ErrDamaged, err)
 	}
 	return true, nil
+}
+
+// maxFile is what is read of a file at most: a plan is bounded by the message
+// that brought it, a record by recordRoom.
+const maxFile = 16 << 20
+
+// readFile reads a file that a step may have put there instead of ours: it
+// waits for nobody who would write into a FIFO, and takes no more memory than a
+// file of ours would. ErrDamaged: it is not one of ours.
+func readFile(path string) ([]byte, error) {
+	f, err := openFile(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(b) > maxFile {
+		err = fmt.Errorf("%s: more than %d bytes: %w", path, maxFile, ErrDamaged)
+	}
+	return b, err
+}
+
+// openFile opens a regular file for reading, and nothing else.
+func openFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENXIO) { // a link, a socket
+		return nil, fmt.Errorf("%s is no file: %w", path, ErrDamaged)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		f.Close()
+		return nil, errors.Join(err, fmt.Errorf("%s is no file: %w", path, ErrDamaged))
+	}
+	return f, nil
 }
 
 func syncDir(path string) error {

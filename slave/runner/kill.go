@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -128,20 +129,34 @@ func KillLeftovers(ctx context.Context, dir string, ids []string) (left []string
 			return nil, fmt.Errorf("kill leftovers: %w", err)
 		}
 	}
-	return KillMarked(ctx, homeOfAttempt(dir), ids)
+	return KillMarked(ctx, homeOfAttempt(dir), filepath.Base(dir), ids)
 }
 
 // KillMarked is KillLeftovers where there is no directory, or none that can be
 // read. The caller knows that no runner of these steps lives or will live. Home
 // is the data directory: what belongs to another one with the same steps, a copy
 // or the original, is spared.
-func KillMarked(ctx context.Context, home string, stepIDs []string) (left []string, err error) {
+//
+// What the attempt left is what is in its group, if its runner had one, and what
+// carries the marks of its steps. Without a group, a process that has cleared
+// its environment and whose parents have died with the runner is not found.
+func KillMarked(ctx context.Context, home, attempt string, stepIDs []string) (left []string, err error) {
 	m := newMarks(homeOf(home), stepIDs...)
+	in := groups(homeOf(home), attempt)
 	clean, unsure := 0, 0 // scans in a row without a find
 	for giveUp := time.Now().Add(killPatience); ; {
+		grouped, err := killGroups(ctx, in)
+		if err != nil {
+			return nil, fmt.Errorf("kill leftovers: %w", err)
+		}
 		found, sure, err := m.scan()
 		if err != nil {
 			return nil, fmt.Errorf("kill leftovers: %w", err)
+		}
+		for _, p := range grouped {
+			if !isIn(found, p.pid) {
+				found = append(found, p)
+			}
 		}
 		switch {
 		case len(found) > 0 && time.Now().After(giveUp):
@@ -157,6 +172,7 @@ func KillMarked(ctx context.Context, home string, stepIDs []string) (left []stri
 			unsure++
 		}
 		if clean >= cleanScans || clean+unsure >= unsureScans {
+			removeGroups(in)
 			return nil, nil
 		}
 		select {
@@ -165,6 +181,21 @@ func KillMarked(ctx context.Context, home string, stepIDs []string) (left []stri
 		case <-time.After(scanEvery):
 		}
 	}
+}
+
+// Left reports whether something of an attempt whose runner is dead may still
+// run: its group is there, which a runner removes when nothing is left, or a
+// process carries the mark of a step. It looks once.
+func Left(dir string, stepIDs []string) (bool, error) {
+	home := homeOf(homeOfAttempt(dir))
+	if len(groups(home, filepath.Base(dir))) > 0 {
+		return true, nil
+	}
+	found, _, err := newMarks(home, stepIDs...).scan()
+	if err != nil {
+		return false, fmt.Errorf("look for leftovers: %w", err)
+	}
+	return len(found) > 0, nil
 }
 
 // StepIDs are the ids of the steps that may have been started, as the directory

@@ -195,13 +195,13 @@ func TestSparesOriginal(t *testing.T) {
 		t.Fatal(err)
 	}
 	ids := []string{a.plan.Steps[0].ID}
-	if left, err := KillMarked(t.Context(), filepath.Dir(filepath.Dir(other)), ids); err != nil || left != nil {
+	if left, err := KillMarked(t.Context(), filepath.Dir(filepath.Dir(other)), "attempt", ids); err != nil || left != nil {
 		t.Fatalf("left %v, %v", left, err)
 	}
 	if err := syscall.Kill(pid, 0); err != nil {
 		t.Fatalf("the original's step: %v", err)
 	}
-	if left, err := KillMarked(t.Context(), homeOfAttempt(a.dir), ids); err != nil || left != nil {
+	if left, err := KillMarked(t.Context(), homeOfAttempt(a.dir), filepath.Base(a.dir), ids); err != nil || left != nil {
 		t.Fatalf("left %v, %v", left, err)
 	}
 	a.await("the step's death", func() bool { return syscall.Kill(pid, 0) != nil })

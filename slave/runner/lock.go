@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,7 +15,7 @@ import (
 // its runner. ErrAlive: somebody else is. The lock belongs to the open file
 // and is inherited with it over fork and exec.
 func Lock(dir string) (*os.File, error) {
-	f, err := os.OpenFile(lockPath(dir), os.O_RDWR, 0) // made by Prepare
+	f, err := os.OpenFile(lockPath(dir), os.O_RDWR|syscall.O_NOFOLLOW, 0) // made by Prepare
 	if err != nil {
 		return nil, fmt.Errorf("lock attempt: %w", err)
 	}
@@ -39,9 +40,9 @@ func Lock(dir string) (*os.File, error) {
 // Alive reports whether an attempt has a runner. It looks at nothing but the
 // lock.
 func Alive(dir string) (bool, error) {
-	f, err := os.Open(lockPath(dir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+	f, err := openFile(lockPath(dir))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrDamaged) {
+		return false, nil // no runner holds what is not there, or not a file
 	}
 	if err != nil {
 		return false, fmt.Errorf("probe attempt: %w", err)

@@ -57,6 +57,12 @@ func run(dir string, log *slog.Logger) error {
 	if err := becomeSubreaper(); err != nil {
 		return err
 	}
+	leave, err := joinGroup(dir, hierarchies())
+	if err != nil {
+		log.Info("no control group of its own: left-overs are found by their environment alone", "why", err)
+		leave = func() {}
+	}
+	defer leave()
 	warmThreads(spareThreads)
 	ctl, err := OpenWake(ctlPath(dir))
 	if err != nil {
@@ -106,6 +112,18 @@ func closeInherited() {
 			_ = unix.Close(fd)
 		}
 	}
+}
+
+// PID is the process that runner.json names; 0: none. A hint: only the lock says
+// whether a runner lives.
+func PID(dir string) int {
+	var who struct {
+		PID int `json:"pid"`
+	}
+	if found, err := readJSON(runnerPath(dir), &who); err != nil || !found {
+		return 0
+	}
+	return who.PID
 }
 
 // introduce writes runner.json. Nothing depends on it.

@@ -15,8 +15,14 @@ type Observation struct {
 	Steps []StepObservation // one for each step of the plan
 	End   *End              // nil: not written (yet), or it cannot be read
 	// Damaged says which records cannot be read, and why. Each is there, and
-	// counts as absent: what it said is never made up, nor waited for.
+	// counts as absent: what it said is never made up, nor waited for. So does one
+	// that no runner would have written (see check.go).
 	Damaged []error
+	// Newer says that one of them is of a newer version; a plan that is, is an
+	// error of Observe. Who knows that a newer
+	// runner was started waits for an agent that can read it; else it is damaged
+	// like the others.
+	Newer error
 }
 
 // StepObservation is what is known of one step.
@@ -57,17 +63,20 @@ func (v *Observer) Observe() (Observation, error) {
 	}
 	// unreadable notes a damaged record; other errors are the caller's.
 	unreadable := func(err error) bool {
-		if errors.Is(err, ErrDamaged) {
-			o.Damaged = append(o.Damaged, err)
-			return true
+		switch {
+		case errors.Is(err, ErrNewer):
+			o.Newer = err
+		case !errors.Is(err, ErrDamaged):
+			return false
 		}
-		return false
+		o.Damaged = append(o.Damaged, err)
+		return true
 	}
 	if v.plan == nil {
 		plan, err := ReadPlan(v.dir)
 		if err == nil {
 			v.plan = &plan
-		} else if !unreadable(err) {
+		} else if errors.Is(err, ErrNewer) || !unreadable(err) {
 			return o, fmt.Errorf("observe attempt: %w", err)
 		}
 	}
@@ -83,7 +92,11 @@ func (v *Observer) Observe() (Observation, error) {
 	if found, err := readJSON(endPath(v.dir), &end); err != nil && !unreadable(err) {
 		return o, fmt.Errorf("observe attempt: %w", err)
 	} else if found {
-		o.End = &end
+		if err := end.check(); err != nil {
+			_ = unreadable(fmt.Errorf("%s: %w", endPath(v.dir), err))
+		} else {
+			o.End = &end
+		}
 	}
 	o.Steps = make([]StepObservation, steps)
 	known := copy(o.Steps, v.over)
@@ -91,6 +104,10 @@ func (v *Observer) Observe() (Observation, error) {
 		if err := v.step(i+1, &o.Steps[i], unreadable); err != nil {
 			return o, fmt.Errorf("observe step %d: %w", i+1, err)
 		}
+	}
+	if err := o.checkEnd(); err != nil {
+		o.End = nil
+		_ = unreadable(fmt.Errorf("%s: %w", endPath(v.dir), err))
 	}
 	for i := known; o.Alive && i < len(o.Steps) && o.Steps[i].Exit != nil; i++ {
 		v.over = append(v.over, o.Steps[i])
@@ -109,7 +126,15 @@ func (v *Observer) step(number int, s *StepObservation, unreadable func(error) b
 		}
 	}
 	if found {
-		s.Exit = &exit
+		step := ""
+		if v.plan != nil {
+			step = v.plan.Steps[number-1].ID
+		}
+		if err := exit.check(step); err != nil {
+			s.Damaged = unreadable(fmt.Errorf("%s: %w", exitPath(v.dir, number), err))
+		} else {
+			s.Exit = &exit
+		}
 	}
 	s.Started, err = readStarted(v.dir, number)
 	return err
@@ -133,7 +158,7 @@ func preparedSteps(dir string) (int, error) {
 func readStarted(dir string, number int) (*Started, error) {
 	var s Started
 	found, err := readJSON(startedPath(dir, number), &s)
-	if errors.Is(err, ErrDamaged) {
+	if errors.Is(err, ErrDamaged) || errors.Is(err, ErrNewer) {
 		return &Started{Version: planVersion}, nil
 	}
 	if err != nil || !found {

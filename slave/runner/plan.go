@@ -11,8 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// planVersion is the version of plan.json and of the records.
-const planVersion = 1
+// RecordVersion is the version of plan.json and of the records: that of the
+// plan is that of all its runner writes.
+const RecordVersion = 1
+
+const planVersion = RecordVersion
 
 // Errors.
 var (

@@ -163,7 +163,11 @@ func (r *runner) fork(number int, out [2]*os.File) (pid int, err error) {
 	step := &r.plan.Steps[number-1]
 	dir := filepath.Join(r.plan.Workspace, filepath.FromSlash(step.Dir))
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return 0, &commandError{code: exitNotFound, detail: fmt.Sprintf("no directory %q in the workspace", step.Dir)}
+		detail := fmt.Sprintf("no directory %q in the workspace", step.Dir)
+		if info, err := os.Stat(r.plan.Workspace); err != nil || !info.IsDir() {
+			detail = "the workspace is gone: an earlier step has removed it"
+		}
+		return 0, &commandError{code: exitNotFound, detail: detail}
 	}
 	env := r.plan.stepEnv(number, homeOf(homeOfAttempt(r.dir)))
 	argv := step.Command

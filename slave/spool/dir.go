@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 const suffix = ".seg"
@@ -34,12 +35,16 @@ func segments(dir string) ([]segment, error) {
 		return nil, err
 	}
 	defer d.Close()
-	names, err := d.Readdirnames(-1)
+	entries, err := d.ReadDir(-1)
 	if err != nil {
 		return nil, err
 	}
 	var list []segment
-	for _, full := range names {
+	for _, e := range entries {
+		full := e.Name()
+		if e.Type()&(fs.ModeDir|fs.ModeNamedPipe|fs.ModeSocket|fs.ModeDevice) != 0 {
+			continue // not ours: a step can put anything here
+		}
 		name, ok := strings.CutSuffix(full, suffix)
 		if !ok || len(name) != 20 {
 			continue
@@ -52,6 +57,26 @@ func segments(dir string) ([]segment, error) {
 	}
 	slices.SortFunc(list, func(a, b segment) int { return cmp.Compare(a.base, b.base) })
 	return list, nil
+}
+
+// maxFile is what is read of one segment at most. A writer begins the next one
+// long before; a step, which may write here as well, need not.
+const maxFile = 64 << 20
+
+// open opens a segment for reading. ErrTorn: something else is there.
+func open(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO would keep us for ever
+	if errors.Is(err, syscall.ENXIO) {
+		return nil, fmt.Errorf("%s is no file: %w", path, ErrTorn)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		f.Close()
+		return nil, errors.Join(err, fmt.Errorf("%s is no file: %w", path, ErrTorn))
+	}
+	return f, nil
 }
 
 // Usage returns the bytes a log occupies, headers included.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"slices"
 	"time"
@@ -160,7 +159,7 @@ func holder(list []segment, offset int64) int {
 
 // openSegment opens s; newest says that it is the last one.
 func (r *Reader) openSegment(s segment, newest bool) error {
-	f, err := os.Open(s.path)
+	f, err := open(s.path)
 	if err != nil {
 		return fmt.Errorf("read spool: %w", err)
 	}
@@ -294,7 +293,7 @@ func (r *Reader) Skip() (int64, error) {
 // and returns the segment's file with the place of the record in it; no file:
 // there is none.
 func (r *Reader) find(s segment) (f *os.File, at, offset int64, err error) {
-	if f, err = os.Open(s.path); err != nil {
+	if f, err = open(s.path); err != nil {
 		return nil, 0, 0, fmt.Errorf("read spool: %w", err)
 	}
 	start, pos := int64(0), s.base
@@ -305,7 +304,7 @@ func (r *Reader) find(s segment) (f *os.File, at, offset int64, err error) {
 	// written anew before its last ones were, by a writer whose disk was full. It
 	// cannot have been since a record stands behind it: so the second look counts.
 	for look := 1; ; look++ {
-		data, err := io.ReadAll(io.NewSectionReader(f, start, math.MaxInt64-start))
+		data, err := io.ReadAll(io.NewSectionReader(f, start, maxFile))
 		if err != nil && !isBadSector(err) {
 			f.Close()
 			return nil, 0, 0, fmt.Errorf("read spool: %w", err)

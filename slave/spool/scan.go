@@ -3,7 +3,8 @@ package spool
 import (
 	"errors"
 	"fmt"
-	"os"
+	"io"
+	"syscall"
 )
 
 // Range returns the raw offsets that a log holds: first up to, not with, next.
@@ -83,7 +84,18 @@ type walked struct {
 // walk verifies one segment. The log before it has the CRC-32C prefix, which
 // counts only if the segment's own header cannot be read.
 func walk(seg segment, prefix uint32) (walked, error) {
-	data, err := os.ReadFile(seg.path)
+	f, err := open(seg.path)
+	if errors.Is(err, ErrTorn) || errors.Is(err, syscall.ELOOP) {
+		return walked{header: header{base: seg.base, prefix: prefix}, end: seg.base, crc: prefix, torn: true}, nil
+	}
+	if err != nil && !isBadSector(err) {
+		return walked{}, fmt.Errorf("read spool: %w", err)
+	}
+	var data []byte
+	if err == nil {
+		data, err = io.ReadAll(io.LimitReader(f, maxFile))
+		f.Close()
+	}
 	if err != nil && !isBadSector(err) {
 		return walked{}, fmt.Errorf("read spool: %w", err)
 	}

@@ -132,8 +132,11 @@ func (f *fakeRunners) KillLeftovers(context.Context, string, []string) ([]string
 	return nil, errNotFaked
 }
 
+// Left implements slave.Runners.
+func (f *fakeRunners) Left(string, []string) (bool, error) { return false, nil }
+
 // KillMarked implements slave.Runners.
-func (f *fakeRunners) KillMarked(context.Context, []string) ([]string, error) {
+func (f *fakeRunners) KillMarked(context.Context, string, []string) ([]string, error) {
 	return nil, errNotFaked
 }
 

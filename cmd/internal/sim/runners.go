@@ -182,8 +182,11 @@ func (r *runners) KillLeftovers(ctx context.Context, dir string, _ []string) ([]
 	return nil, nil
 }
 
+// Left implements slave.Runners: here a runner that has ended leaves nothing.
+func (r *runners) Left(string, []string) (bool, error) { return false, nil }
+
 // KillMarked implements slave.Runners: here everything can be killed.
-func (r *runners) KillMarked(context.Context, []string) ([]string, error) { return nil, nil }
+func (r *runners) KillMarked(context.Context, string, []string) ([]string, error) { return nil, nil }
 
 func (r *runners) find(dir string) *player {
 	r.mu.Lock()
