@@ -94,7 +94,7 @@ func (p *processes) Stop(dir, reason string) error              { return runner.
 func (p *processes) Poke(dir string) error                      { return runner.Poke(dir) }
 
 func (p *processes) Launch(ctx context.Context, dir string) error {
-	err := runner.Launch(ctx, runner.LaunchConfig{Exe: p.exe, Dir: dir})
+	err := runner.Launch(ctx, runner.LaunchConfig{Exe: p.exe, Dir: dir, Died: p.oneDied})
 	if errors.Is(err, runner.ErrAlive) || errors.Is(err, runner.ErrEnded) {
 		return nil // launched by an agent that died before it knew
 	}
@@ -130,6 +130,15 @@ func (p *processes) keepObserver(dir string, v *runner.Observer) {
 	p.observers[dir] = v
 }
 
+// oneDied wakes the agent: some runner is dead. One that its step kills before it
+// could introduce itself is told by nobody else.
+func (p *processes) oneDied() {
+	select {
+	case p.died <- struct{}{}:
+	default:
+	}
+}
+
 // watchOnce sees to it that the death of dir's runner, also by kill -9, wakes
 // the agent. It is a hint: the lock alone tells whether a runner lives, and the
 // safety scan finds what a lost hint hides.
@@ -153,10 +162,7 @@ func (p *processes) awaitDeath(ctx context.Context, dir string, pid int) {
 		p.mu.Lock()
 		delete(p.watched, dir)
 		p.mu.Unlock()
-		select {
-		case p.died <- struct{}{}:
-		default:
-		}
+		p.oneDied()
 	}()
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {

@@ -24,6 +24,9 @@ type LaunchConfig struct {
 	// Env is the runner's own environment; steps get the plan's. Default:
 	// this process's.
 	Env []string
+	// Died is called when the runner is dead, if this process still lives then.
+	// Default: nobody is told.
+	Died func()
 }
 
 // Launch starts the runner of a prepared attempt and returns; the runner
@@ -66,7 +69,12 @@ func Launch(ctx context.Context, cfg LaunchConfig) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("launch runner: %w", err)
 	}
-	go func() { _ = cmd.Wait() }() // no zombie while we live; its word is on disk
+	go func() {
+		_ = cmd.Wait() // no zombie while we live; its word is on disk
+		if cfg.Died != nil {
+			cfg.Died()
+		}
+	}()
 	return nil
 }
 

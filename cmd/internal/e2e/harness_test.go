@@ -381,6 +381,7 @@ type stepView struct {
 	LogBytes int64  `json:"log_bytes"`
 	Blocked  int64  `json:"blocked_us"`
 	Cause    string `json:"cause"`
+	Detail   string `json:"detail"`
 }
 
 type attemptView struct {
@@ -389,6 +390,9 @@ type attemptView struct {
 	Slave  string  `json:"slave"`
 	State  string  `json:"state"`
 	Cause  *string `json:"cause"`
+	Detail *string `json:"detail"`
+	// FinishedAt is when the end was told.
+	FinishedAt time.Time `json:"finished_at"`
 	// Outcome is what an attempt reported that was over by then.
 	Outcome *string    `json:"outcome"`
 	Steps   []stepView `json:"steps"`
