@@ -249,3 +249,13 @@ func (st *Stream) Chunk(step int, offset int64, data []byte) *holdfastv1.LogChun
 		Marks: []*holdfastv1.TimeMark{{At: 0, TimeUs: time.Now().UnixMicro(), Stream: holdfastv1.OutputStream_OUTPUT_STREAM_STDOUT}},
 	}
 }
+
+// Bye says that nothing more will come, and returns how the session ended:
+// io.EOF, if the master had nothing against it.
+func (s *Slave) Bye() error {
+	s.Helper()
+	if err := s.stream.CloseSend(); err != nil {
+		s.Logf("close: %v", err)
+	}
+	return s.End()
+}

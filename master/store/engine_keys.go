@@ -35,7 +35,7 @@ func (k *Keys) holder(id lifecycle.InstanceID) {
 }
 
 // logEnd asks for a step, with the whole build if its log may be complete
-// once it reaches end.
+// once it reaches end, or was thought to be.
 func (k *Keys) logEnd(id lifecycle.StepID, end int64) {
 	k.Steps = append(k.Steps, id)
 	if k.resolve.ends == nil {
@@ -80,7 +80,7 @@ func (r *resolve) missing(rows *Rows) []lifecycle.BuildID {
 	}
 	for i := range rows.Steps {
 		s := &rows.Steps[i]
-		if r.whole[s.ID] || s.LogBytes >= 0 && r.ends[s.ID] >= s.LogBytes {
+		if r.whole[s.ID] || s.LogBytes >= 0 && r.ends[s.ID] >= s.LogBytes || s.LogState == lifecycle.LogComplete && r.ends[s.ID] > 0 {
 			need(s.Build)
 		}
 	}

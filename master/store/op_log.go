@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"holdfast/master/lifecycle"
 	"holdfast/proto/chain"
 )
 
@@ -46,7 +47,8 @@ func (op *ApplyLog) apply(_ context.Context, g *group) error {
 	}
 	g.chunks = append(g.chunks, ChunkWrite{Step: s.ID, Received: op.Now, LogChunk: c})
 	g.moveLogMark(s, op.Session, end, chain.Update(s.LogCRC, op.Raw[len(op.Raw)-c.RawLen:]))
-	if s.full != nil && s.full.LogBytes >= 0 && end >= s.full.LogBytes {
+	// Complete, and yet there is more: of a step that was skipped.
+	if s.full != nil && (s.full.LogBytes >= 0 && end >= s.full.LogBytes || s.full.LogState == lifecycle.LogComplete) {
 		r := g.record(s.Build)
 		r.LogProgress(op.Now, s.Attempt, s.ID)
 		op.Last = r.Attempt(s.Attempt).Reported

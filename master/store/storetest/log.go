@@ -6,6 +6,7 @@ import (
 	"holdfast/master/lifecycle"
 	"holdfast/master/store"
 	"holdfast/proto/chain"
+	"holdfast/retry"
 )
 
 // content reads a whole log of raw chunks back; gaps are left out.
@@ -207,5 +208,24 @@ func testLogMismatch(r *rig) {
 	}
 	if n := count(r.topics(st.build), "log.mismatch"); n != 1 {
 		r.Errorf("log.mismatch %d times", n)
+	}
+}
+
+// testLogOfSkipped: a step that never started has no log; one that has a log all
+// the same is not called complete.
+func testLogOfSkipped(r *rig) {
+	_, st := r.begin("b7", 0)
+	st.broken = true
+	st.add(lifecycle.StepStarted{Step: st.steps[0], Started: r.now})
+	code := 1
+	st.add(lifecycle.StepEnded{Step: st.steps[0], State: lifecycle.StepFailed, ExitCode: &code, Cause: retry.CommandFailed})
+	st.sendAll()
+	if s := r.attempt(st).Steps[1]; s.State != lifecycle.StepSkipped || s.LogState != lifecycle.LogComplete {
+		r.Fatalf("step %s, log %s", s.State, s.LogState)
+	}
+	st.log(1, "and yet it talks")
+	st.sendLog(1, 0, 16)
+	if s := r.attempt(st).Steps[1]; s.LogState != lifecycle.LogDraining || s.LogMark != 16 {
+		r.Errorf("log is %s at %d", s.LogState, s.LogMark)
 	}
 }

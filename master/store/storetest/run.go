@@ -44,6 +44,7 @@ var cases = []struct {
 	{"LogOverlap", testLogOverlap},
 	{"LogGap", testLogGap},
 	{"LogMismatch", testLogMismatch},
+	{"LogOfSkipped", testLogOfSkipped},
 
 	{"Identity", testIdentity},
 	{"RefusedInTurn", testRefusedInTurn},
