@@ -26,7 +26,8 @@ const (
 	// cleanScans in a row that find nothing are believed. On a machine where
 	// processes come and go a scan cannot look at all of them, and something
 	// that forks and ends as fast as it can may slip through many of them: then it
-	// takes unsureScans, with a chase after each.
+	// takes unsureScans, with a chase after each. Nothing slips out of a control
+	// group: where there was one, the scans only look for who was moved out of it.
 	cleanScans  = 2
 	unsureScans = 60
 )
@@ -171,7 +172,7 @@ func KillMarked(ctx context.Context, home, attempt string, stepIDs []string) (le
 		default:
 			unsure++
 		}
-		if clean >= cleanScans || clean+unsure >= unsureScans {
+		if clean >= cleanScans || clean+unsure >= unsureScans || len(in) > 0 && clean+unsure >= cleanScans {
 			removeGroups(in)
 			return nil, nil
 		}

@@ -119,13 +119,16 @@ func childAgent(what, dir string) {
 			fmt.Println(err)
 			os.Exit(1)
 		}
-	case "launch":
+	case "launch", "launch-and-die":
 		if err := Launch(context.Background(), LaunchConfig{Exe: []string{os.Args[0], "runner"}, Dir: dir}); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
 		}
 	}
 	fmt.Println("done")
+	if what == "launch-and-die" {
+		os.Exit(0)
+	}
 	rest()
 }
 

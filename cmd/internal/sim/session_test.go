@@ -54,9 +54,9 @@ func (s *stage) slaveRow() store.Slave {
 	return slaves[0]
 }
 
-// TestDeadLink: both ends notice a link on which nothing gets through by
+// TestBlackhole is T-blackhole: both ends notice a link on which nothing gets through by
 // keepalive alone, when there is nothing to say (P-alive).
-func TestDeadLink(t *testing.T) {
+func TestBlackhole(t *testing.T) {
 	for name, swallow := range map[string][2]bool{"both ways": {true, true}, "up": {true, false}, "down": {false, true}} {
 		t.Run(name, func(t *testing.T) {
 			scenario(t, nil, func(t *testing.T, s *stage) {
