@@ -52,6 +52,7 @@ type attempt struct {
 	launch   launchRecord
 	launched bool      // a runner may have been started, in this life or before
 	told     bool      // stop was told to the runner
+	toldAt   time.Time // since when, in this life of the agent
 	endSeen  time.Time // since when an end is recorded while its runner lives
 	quiet    time.Time // no look before, unless something new is wanted
 	swept    bool      // the workspace of the ended attempt is removed

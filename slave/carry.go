@@ -153,7 +153,10 @@ func (t *attempt) watch(ctx context.Context, stop *stopOrder) (time.Duration, er
 			t.log.Warn("cannot tell the runner to stop; trying again", "err", err)
 			return holdOff, nil
 		}
-		t.told = true
+		t.told, t.toldAt = true, time.Now()
+	}
+	if stop != nil && again == 0 {
+		return t.insist(ctx), nil
 	}
 	if again > 0 {
 		return again, nil
@@ -165,6 +168,9 @@ const (
 	// endPatience is how long a runner may live on after it has recorded the
 	// attempt's end, endPoll how often it is looked at meanwhile if nobody tells.
 	endPatience = 10 * time.Second
+	// stopPatience is how much longer than the grace period of a step its runner
+	// may take to stop: it kills, waits for what cannot be killed, and records.
+	stopPatience = 2 * time.Minute
 	endPoll     = 10 * time.Millisecond
 )
 
@@ -203,6 +209,29 @@ func (t *attempt) believe(ctx context.Context, s *sight) (left []string, again t
 		return left, endPoll
 	}
 	return left, 0
+}
+
+// insist kills a runner that was told to stop and does not: its step may have
+// stopped it (SIGSTOP). It returns when to look again.
+func (t *attempt) insist(ctx context.Context) time.Duration {
+	limit := stopPatience
+	for _, s := range t.meta.spec.GetSteps() {
+		grace := defaultGrace
+		if s.GraceUs != nil {
+			grace = micros(s.GetGraceUs())
+		}
+		limit = max(limit, grace+stopPatience)
+	}
+	if left := limit - time.Since(t.toldAt); left > 0 {
+		return min(t.a.cfg.ScanEvery, left)
+	}
+	t.log.Warn("the runner was told to stop and does not: killing it", "for", limit)
+	// What cannot be killed is named by orphaned, which looks next.
+	if _, err := t.a.runners.KillLeftovers(ctx, t.dir, t.meta.StepIDs); err != nil {
+		t.log.Error("cannot kill what does not stop; trying again", "err", err)
+		return holdOff
+	}
+	return endPoll
 }
 
 // cutOff stops an attempt that has been without a master for longer than its
