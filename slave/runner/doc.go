@@ -38,6 +38,10 @@
 //	                            started, the attempt ends as runner_lost
 //	after end.json              nothing is lost
 //
+// Steps run as the same user and can write these files, too. What no runner
+// would have written counts as damaged (check.go); the agent believes an end
+// only when its runner is dead and nothing is left.
+//
 // # Processes
 //
 // The runner is a session leader and a subreaper: whatever a step leaves
@@ -45,6 +49,10 @@
 // Life is told by the lock alone, never by a pid or a file time. The agent
 // takes the lock before it forks and the runner inherits it, so that no moment
 // exists in which a runner lives without it.
+//
+// Where it may, the runner puts itself into a control group, which nothing that
+// it starts can leave without being root. Whoever cleans up after a dead runner
+// looks there, and for the marks in the environment of processes.
 //
 // The caller owes: one Prepare and then Launch per attempt, by one agent at a
 // time; KillLeftovers before the end of an attempt with a dead runner is told.
