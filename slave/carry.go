@@ -171,7 +171,7 @@ const (
 	// stopPatience is how much longer than the grace period of a step its runner
 	// may take to stop: it kills, waits for what cannot be killed, and records.
 	stopPatience = 2 * time.Minute
-	endPoll     = 10 * time.Millisecond
+	endPoll      = 10 * time.Millisecond
 )
 
 // believe takes a recorded end for one only once its runner is dead and nothing

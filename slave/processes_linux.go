@@ -27,8 +27,11 @@ type processes struct {
 	died chan struct{} // one slot: a runner died
 	both chan struct{} // one slot: wake or died
 
+	canGroup bool // runners get control groups
+
 	mu        sync.Mutex // guards the fields below
 	watched   map[string]bool
+	grouped   map[string]bool             // directories whose runners this agent has started in groups
 	watch     func(dir string, pid int)   // set by run
 	observers map[string]*runner.Observer // of runners that were alive; each is used by one attempt
 }
@@ -41,6 +44,10 @@ func newProcesses(cfg *Config, log *slog.Logger) (*processes, error) {
 		return nil, err
 	}
 	runner.SweepGroups(cfg.Dir)
+	canGroup := runner.CanGroup(cfg.Dir)
+	if !canGroup {
+		log.Info("runners get no control groups here (not root, nothing delegated): a process that clears its environment and whose runner is killed will not be found")
+	}
 	return &processes{
 		home:      cfg.Dir,
 		exe:       cfg.Exe,
@@ -49,6 +56,8 @@ func newProcesses(cfg *Config, log *slog.Logger) (*processes, error) {
 		died:      make(chan struct{}, 1),
 		both:      make(chan struct{}, 1),
 		watched:   make(map[string]bool),
+		grouped:   make(map[string]bool),
+		canGroup:  canGroup,
 		observers: make(map[string]*runner.Observer),
 	}, nil
 }
@@ -97,6 +106,11 @@ func (p *processes) Launch(ctx context.Context, dir string) error {
 	err := runner.Launch(ctx, runner.LaunchConfig{Exe: p.exe, Dir: dir, Died: p.oneDied})
 	if errors.Is(err, runner.ErrAlive) || errors.Is(err, runner.ErrEnded) {
 		return nil // launched by an agent that died before it knew
+	}
+	if err == nil && p.canGroup {
+		p.mu.Lock()
+		p.grouped[dir] = true
+		p.mu.Unlock()
 	}
 	return err
 }
@@ -189,7 +203,16 @@ func (p *processes) awaitDeath(ctx context.Context, dir string, pid int) {
 // killRunnerPatience is how long a killed runner may take to be gone.
 const killRunnerPatience = 10 * time.Second
 
+// Left looks at all processes, unless this agent has started the runner in a
+// group: then the kernel has counted them.
 func (p *processes) Left(dir string, steps []string) (bool, error) {
+	p.mu.Lock()
+	grouped := p.grouped[dir]
+	delete(p.grouped, dir)
+	p.mu.Unlock()
+	if grouped && !runner.InGroup(dir) {
+		return false, nil
+	}
 	return runner.Left(dir, steps)
 }
 
@@ -206,6 +229,9 @@ func (p *processes) KillLeftovers(ctx context.Context, dir string, steps []strin
 			return nil, err
 		}
 	}
+	p.mu.Lock()
+	delete(p.grouped, dir) // its group goes with what is killed
+	p.mu.Unlock()
 	for began := time.Now(); ; {
 		left, err := runner.KillLeftovers(ctx, dir, steps)
 		if !errors.Is(err, runner.ErrAlive) || time.Since(began) > killRunnerPatience {

@@ -169,6 +169,41 @@ func findGroups(in []hierarchy, match func(name string) bool) (found []string) {
 	return found
 }
 
+// CanGroup reports whether runners that this process starts for attempts of a
+// data directory get groups, by making one.
+func CanGroup(home string) bool {
+	name := groupName(homeOf(home), "probe")
+	for _, h := range hierarchies() {
+		if h.own == "" || name == "" {
+			continue
+		}
+		path := filepath.Join(h.own, name)
+		if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if os.Remove(path) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// InGroup reports whether the attempt's group is beside this process's own: of a
+// runner that this process has started and that had one, it says whether
+// anything is left, at next to no cost.
+func InGroup(dir string) bool {
+	name := groupName(homeOf(homeOfAttempt(dir)), filepath.Base(dir))
+	for _, h := range hierarchies() {
+		if h.own == "" || name == "" {
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(h.own, name)); !errors.Is(err, fs.ErrNotExist) {
+			return true
+		}
+	}
+	return false
+}
+
 // SweepGroups removes the empty groups that dead runners of a data directory
 // left. It spares those that hold a process.
 func SweepGroups(home string) {
