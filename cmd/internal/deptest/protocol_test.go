@@ -60,7 +60,7 @@ func TestProtocolTests(t *testing.T) {
 		}
 		named, later := tests.cell(t, number, row[2])
 		if named == 0 && !later {
-			t.Errorf(`%s %s names no test and does not say "next issue"`, number, name)
+			t.Errorf(`%s %s names no test and does not say that it comes later`, number, name)
 		}
 		delete(rules, number)
 	}
@@ -195,13 +195,13 @@ func contractCases(t *testing.T, root string) (names []string) {
 }
 
 // cell checks the last cell of a row: tests, separated by commas, then words
-// after a semicolon that say what is left to the "next issue". A check that is
+// after a semicolon that say what "comes later". A check that is
 // no test of Go is in backquotes, with the file that makes it.
 func (tests testNames) cell(t *testing.T, row, cell string) (named int, later bool) {
 	t.Helper()
 	for part := range strings.SplitSeq(cell, ";") {
 		part = strings.TrimSpace(part)
-		if strings.HasSuffix(part, "next issue") || strings.HasSuffix(part, "comes later") {
+		if strings.HasSuffix(part, "comes later") {
 			later = true
 			continue
 		}

@@ -24,6 +24,9 @@ type Config struct {
 	// at which a commit moves it into the database. Default 4096 (16 MiB).
 	// Larger: fewer long commits, slower start after a crash.
 	CheckpointPages int
+	// PinnedBytes is the size of the write-ahead log beyond which people are told
+	// that some reader keeps it from being emptied. Default 256 MiB.
+	PinnedBytes int64
 	// Now is the clock for what Open itself writes. Default time.Now.
 	Now func() time.Time
 }
@@ -46,6 +49,9 @@ func (c Config) check() (Config, error) {
 	}
 	if c.CheckpointPages <= 0 {
 		c.CheckpointPages = 4096
+	}
+	if c.PinnedBytes <= 0 {
+		c.PinnedBytes = 256 << 20
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -28,6 +28,7 @@ type Store struct {
 	stmts  map[string]*sql.Stmt // of conn, by text
 	failed error                // a fatal failure; nothing is written after it
 	closed bool
+	pinned pinned
 
 	readMu    sync.Mutex
 	readStmts map[string]*sql.Stmt // of reader, by text
@@ -60,6 +61,7 @@ func (s *Store) Commit(ctx context.Context, ops ...store.Op) error {
 		s.failed = fmt.Errorf("store %s: %w", s.cfg.Path, err)
 		return s.failed
 	}
+	s.pinned.look(s)
 	return err
 }
 
