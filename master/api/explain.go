@@ -57,7 +57,7 @@ func (s *Server) idle(ctx context.Context, r *lifecycle.Record) ([]string, error
 	var lines []string
 	for i := range rows {
 		row := &rows[i]
-		if !row.HoldsName || !row.Connected || !matches(r.Build.Policy.Requires, row.Labels) {
+		if !row.HoldsName || !row.Connected || !r.Build.Policy.Matches(row.Labels) {
 			continue
 		}
 		st, known := status[store.Session{Instance: row.Instance, Epoch: row.Epoch}]
@@ -87,14 +87,4 @@ func (s *Server) statusOf() map[store.Session]SlaveStatus {
 		status[st.Session] = st
 	}
 	return status
-}
-
-// matches reports whether labels carry all that is required.
-func matches(requires, labels map[string]string) bool {
-	for k, v := range requires {
-		if got, ok := labels[k]; !ok || got != v {
-			return false
-		}
-	}
-	return true
 }

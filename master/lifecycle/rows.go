@@ -74,6 +74,16 @@ type Policy struct {
 	Requires         map[string]string
 }
 
+// Matches reports whether labels carry all that is required of a slave.
+func (p *Policy) Matches(labels map[string]string) bool {
+	for k, v := range p.Requires {
+		if got, ok := labels[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
 // WaitCause says what a build is waiting for. The wait ledger splits every
 // queued or shelved second among these.
 type WaitCause string

@@ -32,7 +32,8 @@ func groupsOf(sets []map[string]string, slaves []Slave) []*group {
 	groups := make([]*group, len(sets))
 	for i, requires := range sets {
 		g := &group{requires: requires, key: store.EncodeRequires(requires)}
-		g.room = slices.ContainsFunc(slaves, func(s Slave) bool { return s.takes() && s.Free > 0 && matches(requires, s.Labels) })
+		needs := lifecycle.Policy{Requires: requires}
+		g.room = slices.ContainsFunc(slaves, func(s Slave) bool { return s.takes() && s.Free > 0 && needs.Matches(s.Labels) })
 		groups[i] = g
 	}
 	return groups

@@ -80,7 +80,7 @@ func (o *outcome) choose(now time.Time, b *lifecycle.Build, slaves []Slave, aske
 	known, connected, accepting, unspoilt, unsupported := false, false, false, false, false
 	for i := range slaves {
 		s := &slaves[i]
-		if !matches(b.Policy.Requires, s.Labels) {
+		if !b.Policy.Matches(s.Labels) {
 			continue
 		}
 		refused, until := asked.refused(now, b, s)
@@ -127,14 +127,4 @@ func (o *outcome) choose(now time.Time, b *lifecycle.Build, slaves []Slave, aske
 	default:
 		return nil, lifecycle.WaitNoSlave, time.Time{}
 	}
-}
-
-// matches reports whether labels carry all that is required.
-func matches(requires, labels map[string]string) bool {
-	for k, v := range requires {
-		if got, ok := labels[k]; !ok || got != v {
-			return false
-		}
-	}
-	return true
 }
