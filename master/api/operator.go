@@ -29,7 +29,7 @@ func (s *Server) ChangeSlave(ctx context.Context, req *holdfastv1.ChangeSlaveReq
 		return nil, rpcerr.New(rpcerr.Invalid, "this master knows no such change of a slave; it may be older than you are")
 	}
 	who, err := whoAndWhy(req.GetWho(), req.GetReason())
-	if err = first(err, checkName("slave", req.GetSlave())); err != nil {
+	if err := first(err, checkName("slave", req.GetSlave())); err != nil {
 		return nil, err
 	}
 	rows, err := s.store.Slaves(ctx)

@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"holdfast/master/lifecycle"
@@ -89,7 +90,10 @@ func (s *session) settles(ack *holdfastv1.Ack) bool {
 // sendWants reads what is wanted of the slave and sends what is new (P-want).
 func (s *session) sendWants(ctx context.Context, stream holdfastv1.LinkService_ConnectServer) error {
 	wants, err := s.server.store.Wants(ctx, s.id())
-	if err != nil {
+	switch {
+	case errors.Is(err, store.ErrFenced):
+		return s.fenced(ctx, err)
+	case err != nil:
 		return refusal(err)
 	}
 	current := make(map[lifecycle.AttemptID]sentWant, len(wants))

@@ -105,9 +105,9 @@ func TestSlaveDiskFull(t *testing.T) {
 					return len(list) == 1 && (strings.Contains(list[0].WhyNot, tc.why) || f.show(id).State == "succeeded")
 				})
 			}
-			b := f.settled(id, time.Minute, "succeeded", "failed")
+			f.settled(id, time.Minute, "succeeded", "failed")
 			eventually(t, time.Minute, "the log is whole", func() bool { return f.show(id).Attempts[0].Steps[0].LogState == "complete" })
-			b = f.show(id)
+			b := f.show(id)
 			oneAttempt(t, b)
 			if s := b.Attempts[0].Steps[0]; s.LogBytes != lines*60 || s.Blocked < (8*time.Second).Microseconds() {
 				t.Errorf("%d bytes, blocked for %v", s.LogBytes, time.Duration(s.Blocked)*time.Microsecond)
