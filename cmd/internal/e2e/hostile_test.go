@@ -97,7 +97,8 @@ var hostileSteps = []hostile{
 	},
 	{
 		name: "blocks whoever reads what its runner writes", top: "retry: {max_transient: 1}", state: "shelved", cause: "runner_lost", says: "is no file",
-		run: `$BEAT; rm -f $DIR/end.json* $DIR/steps/0001/exit.json* $DIR/lock; mkfifo $DIR/end.json $DIR/steps/0001/exit.json $DIR/lock; kill -9 $PPID; sleep 1000`,
+		// The lock comes last: a runner whose lock is gone is given up, and its step killed.
+		run: `$BEAT; mkfifo $DIR/a $DIR/b $DIR/c; mv -f $DIR/a $DIR/end.json; mv -f $DIR/b $DIR/steps/0001/exit.json; mv -f $DIR/c $DIR/lock; kill -9 $PPID; sleep 1000`,
 	},
 }
 

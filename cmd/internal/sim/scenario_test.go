@@ -78,7 +78,11 @@ func (s *stage) begin() {
 		defer close(s.driven)
 		s.driver.run(ctx)
 	}()
-	s.until(time.Minute, "the slave connects", s.connected)
+	// A slave is given nothing before its first status: a test that pulls the
+	// network at once would leave it away for good.
+	s.until(time.Minute, "the slaves connect and accept builds", func() bool {
+		return !slices.ContainsFunc(s.slaves, func(b *slaveBox) bool { return !s.row(b.name).GetAccepting() })
+	})
 }
 
 // finish heals, waits until all is quiet, stops everything and judges.
