@@ -74,6 +74,7 @@ func TestLostAfter(t *testing.T) {
 					return
 				}
 				expect(r, build, cut, tc.want)
+				synctest.Wait() // it is counted after the commit that was just seen
 				if n := r.Metric("holdfast_master_attempts_lost_total"); n != 1 {
 					t.Errorf("%v lost attempts counted", n)
 				}
