@@ -11,11 +11,14 @@ MAKEFLAGS += --no-print-directory
 ONCE ?=
 YEARS ?=
 SEED ?=
+FROM ?=
+LEDGER ?=
 TIME ?= 30s
 FUZZ ?= .
 BENCH ?= .
 BENCHTIME ?= 1s
 RUN ?= .
+MODEL ?= .
 
 BIN := bin/holdfast
 WIRE := proto/wire-v1.binpb
@@ -80,8 +83,13 @@ test-e2e: deps ## Run the end-to-end tests with real processes; RUN=PATTERN
 	$(GOTEST) -v -timeout 30m -run '$(RUN)' ./cmd/internal/e2e/...
 
 .PHONY: sim
-sim: ## Run the simulation; YEARS=N slave-years, SEED=N to repeat one
-	$(GOTEST) -v -timeout 0 -run '$(RUN)' ./cmd/internal/sim $(if $(YEARS),-sim.years=$(YEARS)) $(if $(SEED),-sim.seed=$(SEED))
+sim: ## Run the simulation; YEARS=N slave-years, SEED=N to repeat one, LEDGER=FILE to go on later
+	$(GOTEST) -v -timeout 0 -run '$(RUN)' ./cmd/internal/sim $(if $(YEARS),-sim.years=$(YEARS)) $(if $(SEED),-sim.seed=$(SEED)) \
+		$(if $(FROM),-sim.from=$(FROM)) $(if $(LEDGER),-sim.ledger=$(abspath $(LEDGER)))
+
+.PHONY: model
+model: deps ## Search the models of the protocol, also without each rule; MODEL=PATTERN
+	@MODEL='$(MODEL)' tools/model.sh
 
 .PHONY: fuzz
 fuzz: ## Fuzz each target in turn; TIME=30s each, FUZZ=PATTERN

@@ -188,7 +188,7 @@ func (t *attempt) report(ctx context.Context, urgent bool, fill func(*batch), be
 // follows from what has been reported.
 func (t *attempt) reportLocked(ctx context.Context, urgent bool, fill func(*batch), before ...journal.Write) error {
 	t.mu.Lock()
-	b, gone := newBatch(t.rep), t.gone
+	b, gone := newBatch(t.rep, t.a.cfg.Wall), t.gone
 	t.mu.Unlock()
 	if gone {
 		return nil

@@ -96,6 +96,9 @@ type Config struct {
 	Rand func() float64
 	// Entropy makes the instance and journal ids. Default crypto/rand.
 	Entropy io.Reader
+	// Wall is the clock on the wall, for times that people read: of updates and
+	// of the slave's status. Nothing waits by it. Default time.Now.
+	Wall func() time.Time
 	// NoSync leaves out every fsync. Only for simulations on tmpfs.
 	NoSync bool
 
@@ -184,6 +187,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Rand == nil {
 		c.Rand = randFloat
+	}
+	if c.Wall == nil {
+		c.Wall = time.Now
 	}
 	if c.FreeBytes == nil {
 		c.FreeBytes = freeBytes

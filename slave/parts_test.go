@@ -298,12 +298,12 @@ func TestTell(t *testing.T) {
 			[]string{"start1", "end1", "failed:command_failed"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b := newBatch(newReport([]string{"s1", "s2"}))
+			b := newBatch(newReport([]string{"s1", "s2"}), time.Now)
 			b.tell(&c.sight)
 			if got := kindsOf(t, b); !slices.Equal(got, c.want) {
 				t.Errorf("told %v, want %v", got, c.want)
 			}
-			again := newBatch(b.rep)
+			again := newBatch(b.rep, time.Now)
 			again.tell(&c.sight)
 			if !b.rep.ended() && !again.empty() {
 				t.Errorf("told %v a second time", kindsOf(t, again))

@@ -94,12 +94,13 @@ func (s *stepReport) message(number int) *holdfastv1.StepEnded {
 type batch struct {
 	rep   report // a copy; becomes the attempt's when the append returns
 	frame frame
+	wall  func() time.Time
 	err   error
 }
 
-func newBatch(r report) *batch {
+func newBatch(r report, wall func() time.Time) *batch {
 	r.Steps = slices.Clone(r.Steps)
-	return &batch{rep: r, frame: frame{first: r.Next, before: r.Chain, after: r.Chain}}
+	return &batch{rep: r, wall: wall, frame: frame{first: r.Next, before: r.Chain, after: r.Chain}}
 }
 
 // Texts are cut before they are journaled, so that one update always fits one
@@ -124,7 +125,7 @@ func clean(text string, limit int) string {
 }
 
 func (b *batch) add(u *holdfastv1.Update) {
-	u.Seq, u.AtUs = b.rep.Next, time.Now().UnixMicro()
+	u.Seq, u.AtUs = b.rep.Next, b.wall().UnixMicro()
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(u)
 	if err != nil {
 		b.err = fmt.Errorf("encode update %d: %w", u.Seq, err)

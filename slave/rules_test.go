@@ -391,7 +391,7 @@ func TestUpdateFitsBatch(t *testing.T) {
 		steps[i] = newID()
 	}
 	junk := strings.Repeat("\xff\x00ü", 100_000)
-	b := newBatch(newReport(steps))
+	b := newBatch(newReport(steps), time.Now)
 	b.accepted()
 	for i := range steps {
 		b.stepStarted(i, 1)

@@ -307,7 +307,7 @@ func (a *Agent) slaveStatus(now time.Time) *holdfastv1.SlaveStatus {
 	m := &holdfastv1.SlaveStatus{
 		Accepting: cause == "",
 		WhyNot:    why,
-		WallUs:    now.UnixMicro(),
+		WallUs:    a.cfg.Wall().UnixMicro(),
 		Draining:  a.draining(),
 	}
 	for _, t := range a.held() {

@@ -16,6 +16,7 @@ nft         nftables    packet loss
 mkfs.ext4   e2fsprogs   small disks to fill
 mount       mount       small disks to fill
 sqlite3     sqlite3     reading the store as other tools do
+spin        spin        searching the models of the protocol
 '
 
 missing=

@@ -18,6 +18,10 @@ func newDev(stdio) *cobra.Command {
 	return linuxOnly("dev", "Run a master and a slave on this machine (Linux only)")
 }
 
+func newChaos(stdio) *cobra.Command {
+	return linuxOnly("chaos", "Try holdfast on this machine, under faults (Linux only)")
+}
+
 func linuxOnly(name, short string) *cobra.Command {
 	cmd := command(name, short, "", nil, func(context.Context, []string) error {
 		return fmt.Errorf("slaves run on Linux only: %w", errRefused)

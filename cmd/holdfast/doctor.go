@@ -146,7 +146,7 @@ func examineSlave(s *holdfastv1.Slave, now time.Time) finding {
 		f.Verdict, f.Detail = warn, "its clock is off by "+span(offset)
 		f.Advice = "start a time service on it; builds are not harmed, but times in logs mislead"
 	case s.GetState() == "connected" && !s.GetAccepting():
-		f.Verdict, f.Detail = warn, "takes nothing new: "+s.GetWhyNot()
+		f.Verdict, f.Detail = warn, notAccepting(s)
 	case s.GetFlaps() > flapLimit:
 		f.Verdict, f.Detail = warn, fmt.Sprintf("went away %d times in 24 h", s.GetFlaps())
 		f.Advice = "look at its network; builds survive it"

@@ -21,7 +21,7 @@ const cliEnv = "HOLDFAST_TEST_CLI"
 
 func TestMain(m *testing.M) {
 	// Agents start their runners from this binary.
-	if len(os.Args) > 1 && (os.Args[1] == "runner" || os.Args[1] == "journal-verify") || os.Getenv(cliEnv) != "" {
+	if len(os.Args) > 1 && (os.Args[1] == "runner" || os.Args[1] == "journal-verify" || os.Args[1] == "chaos-step") || os.Getenv(cliEnv) != "" {
 		os.Exit(dispatch(os.Args[1:]))
 	}
 	os.Setenv("TZ", "UTC")

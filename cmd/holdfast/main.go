@@ -1,7 +1,7 @@
 // Command holdfast is a reliable master-slave build system in one binary:
 // master, slave, and the commands with which people and scripts use them.
 //
-//	main ─┬─ runner, journal-verify      child processes of a slave: no flags library, no start-up work
+//	main ─┬─ runner, journal-verify, …   child processes of a slave: no flags library, no start-up work
 //	      └─ cobra ─► one file a command: options, flags, run(ctx, opts, out) error
 //	                    │
 //	                    └─ errors ─► exit.go ─► one line on stderr and an exit code
@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"holdfast/cmd/internal/chaos"
 	"holdfast/journal"
 )
 
@@ -34,6 +35,8 @@ func dispatch(args []string) int {
 			return runnerMain(args[1:])
 		case "journal-verify":
 			return journalVerifyMain(args[1:], os.Stderr)
+		case "chaos-step":
+			return chaos.StepMain(args[1:])
 		}
 	}
 	return execute(context.Background(), args, stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr})

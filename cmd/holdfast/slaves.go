@@ -83,12 +83,21 @@ func slaveNote(s *holdfastv1.Slave, now time.Time) string {
 		notes = append(notes, fmt.Sprintf("drained for %s: %s", between(s.GetDrainedUs(), 0, now), s.GetDrainReason()))
 	}
 	if s.GetState() == "connected" && !s.GetAccepting() {
-		notes = append(notes, "takes nothing new: "+s.GetWhyNot())
+		notes = append(notes, notAccepting(s))
 	}
 	if us := s.GetRefusedUs(); us > 0 && now.Sub(time.UnixMicro(us)) < 24*time.Hour {
 		notes = append(notes, fmt.Sprintf("another was refused in its place %s ago: %s", between(us, 0, now), s.GetRefusedWhy()))
 	}
 	return strings.Join(notes, "; ")
+}
+
+// notAccepting says why a connected slave takes nothing. One that has just
+// connected has not said anything yet.
+func notAccepting(s *holdfastv1.Slave) string {
+	if s.GetWhyNot() == "" {
+		return "has just connected"
+	}
+	return "takes nothing new: " + s.GetWhyNot()
 }
 
 // showBrake tells of the mass-silence brake, if it is on.

@@ -127,9 +127,9 @@ func (r *Record) requeue(t time.Time, a *Attempt, d retry.Decision) {
 		r.shelve(t, a, a.Cause, "it was recovered, and is not run again without a person: "+d.Reason)
 		return
 	}
-	b.NotBefore = time.Time{}
-	if d.Delay > 0 {
-		b.NotBefore = t.Add(d.Delay.Truncate(time.Microsecond))
+	b.NotBefore, b.Backoff = time.Time{}, 0
+	if delay := d.Delay.Truncate(time.Microsecond); delay > 0 {
+		b.NotBefore, b.Backoff = r.now.Add(delay), delay // by the clock, wherever the build's own time is
 	}
 	if b.State != BuildQueued {
 		b.Queued = t

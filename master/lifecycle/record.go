@@ -20,6 +20,7 @@ type Record struct {
 	Build    Build
 	Attempts []*Attempt // by number
 
+	now   time.Time // of the rule that runs, as the clock shows it
 	last  time.Time // newest time of the build; zero: not yet looked up
 	notes notes
 }
@@ -123,7 +124,8 @@ func (r *Record) at(now time.Time) time.Time {
 	if r.last.IsZero() {
 		r.last = r.newest()
 	}
-	r.last = later(now.UTC().Truncate(time.Microsecond), r.last)
+	r.now = now.UTC().Truncate(time.Microsecond)
+	r.last = later(r.now, r.last)
 	return r.last
 }
 

@@ -26,8 +26,11 @@ type Build struct {
 	Created   time.Time
 	Queued    time.Time // when it last became queued
 	NotBefore time.Time // back-off: not dispatched before; zero: at once
-	Started   time.Time // first accept
-	Finished  time.Time
+	// Backoff is how far NotBefore was ahead of the clock that set it; zero: not
+	// known. See BacksOff.
+	Backoff  time.Duration
+	Started  time.Time // first accept
+	Finished time.Time
 
 	Attempts          int // number of the newest attempt, 0 before the first
 	TransientFailures int // all transient ends since submit
@@ -51,6 +54,21 @@ type Build struct {
 	// Settled is the newest time of the attempts a rule need not see any more
 	// (Attempt.Settled), so that times do not decrease without them.
 	Settled time.Time
+}
+
+// clockSlack is how far the clocks of masters may differ before a back-off is cut
+// short; the stores' SQL has it too.
+const clockSlack = time.Minute
+
+// BacksOff reports whether the build is not yet to be dispatched. A clock by which
+// it would have to wait for more than twice its back-off, and clockSlack, has been
+// put back since, by hours or years: then NotBefore says nothing, and the build
+// has waited long enough (P-time).
+func (b *Build) BacksOff(now time.Time) bool {
+	if !now.Before(b.NotBefore) {
+		return false
+	}
+	return b.Backoff == 0 || !now.Before(b.NotBefore.Add(-2*b.Backoff-clockSlack))
 }
 
 // Refusal is a slave's word that it did not take a build.

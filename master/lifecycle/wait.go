@@ -50,7 +50,7 @@ func (r *Record) endWait(t time.Time) {
 // waitQueued begins the interval of a build that has just become ready for
 // dispatch, or will at NotBefore.
 func (r *Record) waitQueued(t time.Time) {
-	if r.Build.NotBefore.After(t) {
+	if r.Build.BacksOff(r.now) {
 		r.wait(t, WaitBackoff)
 	} else {
 		r.wait(t, WaitDispatch)

@@ -125,3 +125,33 @@ func TestTimesNeverDecrease(t *testing.T) {
 		}
 	}
 }
+
+// TestBackOff: a back-off ends by the clock, and a clock that is put back makes it
+// no longer than twice itself and a minute (P-time).
+func TestBackOff(t *testing.T) {
+	t0 := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	b := Build{NotBefore: t0.Add(10 * time.Second), Backoff: 10 * time.Second}
+	old := Build{NotBefore: t0.Add(10 * time.Second)} // of a store that did not keep it
+	for _, c := range []struct {
+		at      time.Duration
+		is, was bool
+	}{
+		{0, true, true},
+		{10*time.Second - 1, true, true},
+		{10 * time.Second, false, false},
+		{-time.Minute, true, true}, // another master's clock
+		{-70 * time.Second, true, true},
+		{-70*time.Second - 1, false, true},
+		{-10 * 365 * 24 * time.Hour, false, true},
+	} {
+		if got := b.BacksOff(t0.Add(c.at)); got != c.is {
+			t.Errorf("at %v it backs off: %v", c.at, got)
+		}
+		if got := old.BacksOff(t0.Add(c.at)); got != c.was {
+			t.Errorf("at %v an old one backs off: %v", c.at, got)
+		}
+	}
+	if (&Build{}).BacksOff(t0) {
+		t.Error("one without back-off backs off")
+	}
+}

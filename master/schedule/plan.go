@@ -43,7 +43,7 @@ func plan(now time.Time, builds []lifecycle.Build, slaves []Slave, asked asked) 
 	o := outcome{waits: make(map[lifecycle.BuildID]lifecycle.WaitCause)}
 	for i := range builds {
 		b := &builds[i]
-		if b.NotBefore.After(now) {
+		if b.BacksOff(now) {
 			o.waits[b.ID] = lifecycle.WaitBackoff
 			o.wakeAt(b.NotBefore)
 			continue

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing/synctest"
 	"time"
 )
@@ -17,8 +18,9 @@ type driver struct {
 	rng    *rand.Rand
 	queue  moments
 	counts map[Fault]int
-	busy   map[*cable]bool // in trouble already
-	wait   []func()        // for what goes on in the background
+	copies map[*slaveBox]image // of data directories
+	busy   map[*cable]bool     // in trouble already
+	wait   []func()            // for what goes on in the background
 }
 
 type moment struct {
@@ -39,7 +41,7 @@ func (m *moments) Pop() any {
 }
 
 func newDriver(w *World, rng *rand.Rand) *driver {
-	return &driver{w: w, rng: rng, counts: make(map[Fault]int), busy: make(map[*cable]bool)}
+	return &driver{w: w, rng: rng, counts: make(map[Fault]int), busy: make(map[*cable]bool), copies: make(map[*slaveBox]image)}
 }
 
 // after does something later.
@@ -120,6 +122,10 @@ func (d *driver) heal() {
 	for _, c := range d.w.cables() {
 		c.heal()
 	}
+	d.w.master.full.Store(false)
+	for _, b := range d.w.slaves {
+		b.full.Store(false)
+	}
 	if d.w.master.open() == nil {
 		d.w.fail(d.w.master.start())
 	}
@@ -134,13 +140,27 @@ func (d *driver) heal() {
 var faultOrder = []Fault{
 	Drop, Cut, Hang, HangUp, HangDown, Swallow, SwallowUp, SwallowDown,
 	AgentStop, AgentKill, RunnerKill, Reboot, MasterStop, MasterKill, BothKill,
+	DiskFull, StoreFull, ClockStep, MasterClock, Restore,
 }
 
-func (f Fault) ofMaster() bool { return f == MasterStop || f == MasterKill || f == BothKill }
+func (f Fault) ofMaster() bool {
+	switch f {
+	case MasterStop, MasterKill, BothKill, StoreFull, MasterClock:
+		return true
+	default:
+		return false
+	}
+}
 
 func (d *driver) slaveFault(kind Fault, b *slaveBox) {
 	p := d.w.cfg.Profile
 	switch kind {
+	case DiskFull:
+		d.fill(kind, b.full)
+	case ClockStep:
+		d.step(kind, b.clock)
+	case Restore:
+		d.restore(b)
 	case RunnerKill:
 		if b.runners.killOne(d.rng) {
 			d.counts[kind]++
@@ -197,8 +217,71 @@ func (d *driver) cableFault(kind Fault, c *cable) {
 	})
 }
 
+// restore makes a copy of a slave's data directory, or puts an older one back.
+func (d *driver) restore(b *slaveBox) {
+	if !b.isUp() {
+		return
+	}
+	img := d.copies[b]
+	if img == nil || d.rng.IntN(2) == 0 {
+		img, err := readImage(b.dir, true)
+		d.w.fail(err)
+		d.copies[b] = img
+		return
+	}
+	d.counts[Restore]++
+	delete(d.copies, b)
+	wait := b.putBack(img)
+	down := between(d.rng, d.w.cfg.Profile.Down[0], d.w.cfg.Profile.Down[1])
+	d.background(func() error {
+		if err := wait(); err != nil {
+			return err
+		}
+		if err := d.w.forgotten(b); err != nil {
+			return err
+		}
+		time.Sleep(down)
+		return b.start()
+	})
+}
+
+// fill fills a disk for a while.
+func (d *driver) fill(kind Fault, disk *atomic.Bool) {
+	if disk.Load() {
+		return
+	}
+	d.counts[kind]++
+	disk.Store(true)
+	p := d.w.cfg.Profile
+	d.after(between(d.rng, p.Down[0], p.Down[1]), func() { disk.Store(false) })
+}
+
+// farthest is how wrong a clock may become.
+const farthest = 5 * 365 * 24 * time.Hour
+
+// step puts a clock right, or wrong by anything between seconds and years.
+func (d *driver) step(kind Fault, clock *wallClock) {
+	d.counts[kind]++
+	var ahead time.Duration
+	if d.rng.IntN(3) > 0 {
+		ahead = between(d.rng, time.Second, farthest)
+		if d.rng.IntN(2) == 0 {
+			ahead = -ahead
+		}
+	}
+	clock.set(ahead, d.w.cfg.Profile.Drift*(2*d.rng.Float64()-1))
+}
+
 func (d *driver) masterFault(kind Fault) {
 	m := d.w.master
+	switch kind {
+	case StoreFull:
+		d.fill(kind, m.full)
+		return
+	case MasterClock:
+		d.step(kind, m.clock)
+		return
+	}
 	if m.open() == nil {
 		return
 	}

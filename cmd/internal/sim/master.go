@@ -26,7 +26,9 @@ type masterBox struct {
 	dir       string
 	times     Times
 	log       *slog.Logger
-	rng       *rand.Rand // guarded by mu
+	clock     *wallClock
+	full      *atomic.Bool // its disk
+	rng       *rand.Rand   // guarded by mu
 	lostAfter time.Duration
 	trouble   storeTrouble
 	doom      *doom // nil: no commit is its last
@@ -55,7 +57,7 @@ func (b *masterBox) start() error {
 		return errors.New("the master runs already")
 	}
 	opened, err := sqlite.Open(context.Background(), sqlite.Config{
-		Path: filepath.Join(b.dir, "holdfast.db"), Logger: b.log, NoSync: true, Readers: 1,
+		Path: filepath.Join(b.dir, "holdfast.db"), Logger: b.log, NoSync: true, Readers: 1, Now: b.clock.now,
 	})
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
@@ -65,7 +67,7 @@ func (b *masterBox) start() error {
 		return err
 	}
 	life := &masterLife{listener: l, done: make(chan struct{})}
-	life.store = &mortalStore{Store: opened, trouble: b.trouble, rng: fork(b.rng), doom: b.doom}
+	life.store = &mortalStore{Store: &wallStore{opened, b.clock}, full: b.full, trouble: b.trouble, rng: fork(b.rng), doom: b.doom}
 	jitter := fork(b.rng)
 	m, err := master.New(master.Config{
 		ID:               ulid.MustNew(ulid.Now(), entropy{fork(b.rng)}).String(),
@@ -169,6 +171,7 @@ type storeTrouble struct {
 type mortalStore struct {
 	store.Store
 	trouble storeTrouble
+	full    *atomic.Bool // its disk
 	doom    *doom
 	dead    atomic.Bool
 	failed  atomic.Int64
@@ -186,6 +189,9 @@ func (s *mortalStore) Commit(ctx context.Context, ops ...store.Op) error {
 	nap(before)
 	if s.dead.Load() {
 		return killed
+	}
+	if s.full.Load() {
+		return fmt.Errorf("%w: made up by the simulation", store.ErrFull)
 	}
 	if dice < s.trouble.failed {
 		s.failed.Add(1)
@@ -211,6 +217,14 @@ func (s *mortalStore) Commit(ctx context.Context, ops ...store.Op) error {
 	default:
 		return err
 	}
+}
+
+// Ready implements store.Store.
+func (s *mortalStore) Ready(ctx context.Context) error {
+	if s.full.Load() {
+		return fmt.Errorf("%w: made up by the simulation", store.ErrFull)
+	}
+	return s.Store.Ready(ctx)
 }
 
 // doom is the one commit, of all lives of a master, at which it is killed: before

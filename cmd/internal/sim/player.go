@@ -40,7 +40,7 @@ func (p *player) play() {
 	case errors.Is(err, errKilled):
 		return
 	case err == nil:
-		end.AtUS = time.Now().UnixMicro()
+		end.AtUS = p.wallUS()
 		err = runner.WriteEnd(p.dir, end, true)
 	}
 	if err != nil {
@@ -74,6 +74,9 @@ func (p *player) steps() (runner.End, error) {
 	return runner.End{State: runner.StateSucceeded}, nil
 }
 
+// wallUS is the time of the machine's clock.
+func (p *player) wallUS() int64 { return p.r.clock.now().UnixMicro() }
+
 // fork takes a moment. A stop order is looked for afterwards.
 func (p *player) fork() error {
 	d, _ := p.r.delays()
@@ -88,7 +91,7 @@ func (p *player) step(number int) (runner.Exit, error) {
 		return runner.Exit{}, err
 	}
 	began := time.Now()
-	started := runner.Started{Step: plan.ID, StartedUS: began.UnixMicro()}
+	started := runner.Started{Step: plan.ID, StartedUS: p.wallUS()}
 	if err := runner.WriteStarted(p.dir, number, started, true); err != nil {
 		return runner.Exit{}, err
 	}
@@ -108,7 +111,7 @@ func (p *player) step(number int) (runner.Exit, error) {
 		return runner.Exit{}, err
 	}
 	exit.Step = plan.ID
-	exit.StartedUS, exit.FinishedUS = began.UnixMicro(), time.Now().UnixMicro()
+	exit.StartedUS, exit.FinishedUS = started.StartedUS, p.wallUS()
 	exit.DurationUS = time.Since(began).Microseconds()
 	exit.LogBytes, exit.LogCRC = log.Size(), log.CRC()
 	if err := log.Sync(); err != nil {
@@ -210,7 +213,13 @@ func (p *player) wait(d time.Duration) error {
 // write writes all of the text; while the spool is full the step waits.
 func (p *player) write(log *spool.Writer, step string, text []byte) error {
 	for len(text) > 0 {
-		n, err := log.Write(spool.Stdout, text, time.Now())
+		if p.r.full.Load() {
+			if err := p.room(); err != nil {
+				return err
+			}
+			continue
+		}
+		n, err := log.Write(spool.Stdout, text, p.r.clock.now())
 		p.r.truth.wrote(p.plan.Attempt, step, text[:n])
 		text = text[n:]
 		p.r.signal()
@@ -226,7 +235,8 @@ func (p *player) write(log *spool.Writer, step string, text []byte) error {
 	return nil
 }
 
-// room waits until the agent says that it has trimmed something.
+// room waits until the agent says that it has trimmed something, or the disk may
+// have room again.
 func (p *player) room() error {
 	select {
 	case <-p.killed:

@@ -43,8 +43,10 @@ type Profile struct {
 
 	Faults map[Fault]float64
 	Outage [2]time.Duration // of a cable
-	Down   [2]time.Duration // of an agent or a master
-	Store  storeTrouble
+	Down   [2]time.Duration // of an agent or a master; how long a disk is full
+	// Drift of each wall clock is at most this, seconds a second either way.
+	Drift float64
+	Store storeTrouble
 }
 
 // noPoll keeps masters from looking without a hint, so that a hint that is
@@ -71,6 +73,11 @@ const (
 	MasterStop   Fault = "master_stop"   // per master, not per slave
 	MasterKill   Fault = "master_kill"   // per master, not per slave
 	BothKill     Fault = "both_kill"     // master and one agent at one moment
+	DiskFull     Fault = "disk_full"     // of a slave: its steps wait, it takes no new attempt
+	StoreFull    Fault = "store_full"    // per master: commits are refused
+	ClockStep    Fault = "clock_step"    // of a slave's wall clock, to anything within years
+	MasterClock  Fault = "master_clock"  // per master: the same
+	Restore      Fault = "restore"       // a slave's machine is put back to what it was earlier
 	CommitFailed Fault = "commit_failed" // counted, not scheduled: the store was busy
 	CommitDoubt  Fault = "commit_doubt"  // counted, not scheduled: outcome unknown
 )
@@ -93,9 +100,11 @@ func Sparse() Profile {
 			Drop: 0.3, Cut: 0.3, Hang: 0.1, HangUp: 0.03, HangDown: 0.03, Swallow: 0.03, SwallowUp: 0.02, SwallowDown: 0.02,
 			AgentStop: 0.05, AgentKill: 0.05, RunnerKill: 0.02, Reboot: 0.01,
 			MasterStop: 0.05, MasterKill: 0.05, BothKill: 0.01,
+			DiskFull: 0.02, StoreFull: 0.02, ClockStep: 0.02, MasterClock: 0.02, Restore: 0.02,
 		},
 		Outage: [2]time.Duration{5 * time.Second, 72 * time.Hour},
 		Down:   [2]time.Duration{time.Second, 12 * time.Hour},
+		Drift:  1e-4,
 		Store:  storeTrouble{slow: 20 * time.Millisecond, failed: 0.002, unknown: 0.002},
 	}
 }
@@ -120,9 +129,11 @@ func Dense() Profile {
 			Drop: 24, Cut: 8, Hang: 8, HangUp: 4, HangDown: 4, Swallow: 4, SwallowUp: 3, SwallowDown: 3,
 			AgentStop: 4, AgentKill: 8, RunnerKill: 4, Reboot: 1.5,
 			MasterStop: 4, MasterKill: 8, BothKill: 3,
+			DiskFull: 2, StoreFull: 4, ClockStep: 2, MasterClock: 3, Restore: 6,
 		},
 		Outage: [2]time.Duration{time.Second, 20 * time.Minute},
 		Down:   [2]time.Duration{500 * time.Millisecond, 10 * time.Minute},
+		Drift:  1e-3,
 		Store:  storeTrouble{slow: 20 * time.Millisecond, failed: 0.01, unknown: 0.01},
 	}
 }

@@ -15,7 +15,7 @@ type Report struct {
 	Slaves       int
 	Trouble      time.Duration // virtual time with faults
 	Virtual      time.Duration // all of it
-	slaveTime    time.Duration // Trouble, of all slaves together
+	SlaveTime    time.Duration // Trouble, of all slaves together
 	Real         time.Duration // set by the caller: outside the bubble clocks are real
 	Faults       map[Fault]int
 	Builds       map[string]int // by final state
@@ -41,12 +41,12 @@ func newReport(cfg Config) Report {
 }
 
 // SlaveDays is the virtual time under trouble, of all slaves.
-func (r Report) SlaveDays() float64 { return r.slaveTime.Hours() / 24 }
+func (r Report) SlaveDays() float64 { return r.SlaveTime.Hours() / 24 }
 
 // Add sums up runs.
 func (r *Report) Add(o Report) {
 	r.Trouble += o.Trouble
-	r.slaveTime += o.slaveTime
+	r.SlaveTime += o.SlaveTime
 	r.Virtual += o.Virtual
 	r.Real += o.Real
 	for k, n := range o.Faults {

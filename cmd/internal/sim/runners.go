@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/slave"
@@ -23,6 +24,8 @@ type runners struct {
 	slave string
 	dir   string
 	truth *truth
+	clock *wallClock
+	full  *atomic.Bool  // the disk
 	wake  chan struct{} // one slot
 
 	mu    sync.Mutex
@@ -35,8 +38,11 @@ type runners struct {
 // meanwhile.
 const slowest = 50 * time.Millisecond
 
-func newRunners(slave, dir string, t *truth, rng *rand.Rand) *runners {
-	return &runners{slave: slave, dir: dir, truth: t, rng: rng, wake: make(chan struct{}, 1), alive: make(map[string]*player)}
+func newRunners(slave, dir string, t *truth, clock *wallClock, full *atomic.Bool, rng *rand.Rand) *runners {
+	return &runners{
+		slave: slave, dir: dir, truth: t, clock: clock, full: full, rng: rng,
+		wake: make(chan struct{}, 1), alive: make(map[string]*player),
+	}
 }
 
 // Wake implements slave.Runners.

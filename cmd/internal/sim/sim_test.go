@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -103,6 +102,15 @@ func simulate(t *testing.T, p Profile, a amount) {
 	if *seedFlag != 0 {
 		runs, first = 1, *seedFlag
 	}
+	form, err := parseShape(*shapeFlag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done, err := openLedger(*ledgerFlag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done.close()
 	var mu sync.Mutex
 	sum := newReport(Config{Profile: p, Slaves: a.slaves, Seed: first})
 	began := time.Now()
@@ -115,41 +123,51 @@ func simulate(t *testing.T, p Profile, a amount) {
 				if p.Name == "wild" {
 					cfg.Profile, cfg.Slaves = Wild(seed)
 				}
-				r := runSeed(t, cfg)
+				r, ok := done.find(form.of(cfg))
+				if !ok {
+					if r, ok = runSeed(t, cfg, form); ok {
+						if err := done.note(form.of(cfg), r); err != nil {
+							t.Error(err)
+						}
+					}
+				}
 				mu.Lock()
 				defer mu.Unlock()
 				sum.Add(r)
 			})
 		}
 	})
-	sum.Real = time.Since(began)
+	if *ledgerFlag == "" {
+		sum.Real = time.Since(began)
+	}
 	t.Logf("%d runs: %v", runs, sum)
+	if t.Failed() {
+		return
+	}
 	t.Logf("figure: %s simulation = %.1f slave-days, %d faults, %d builds, %d updates, nothing lost or doubled",
 		p.Name, sum.SlaveDays(), total(sum.Faults), total(sum.Builds), sum.Updates)
 }
 
 // runSeed simulates one farm and fails the test with what to paste.
-func runSeed(t *testing.T, cfg Config) Report {
+func runSeed(t *testing.T, cfg Config, form shape) (report Report, held bool) {
 	t.Helper()
-	cfg.Dir = tmpfs(t)
 	log := newRing(t)
 	cfg.Log = log.handler
-	var report Report
-	var err error
-	began := time.Now()
-	synctest.Test(t, func(t *testing.T) {
-		var w *World
-		if w, err = NewWorld(cfg); err == nil {
-			report, err = w.Run()
-		}
-	})
-	report.Real = time.Since(began)
+	report, err := live(t, form.of(cfg))
 	if err != nil {
-		t.Errorf("seed %d: %v\nlog: %s\nreplay: go test ./cmd/internal/sim -run '^%s$' -sim.seed=%d",
-			cfg.Seed, err, log.save(t), strings.SplitN(t.Name(), "/", 2)[0], cfg.Seed)
+		replay := fmt.Sprintf("go test ./cmd/internal/sim -run '^%s$' -sim.seed=%d", strings.SplitN(t.Name(), "/", 2)[0], cfg.Seed)
+		t.Errorf("seed %d: %v\nlog: %s\nreplay: %s%s", cfg.Seed, err, log.save(t), replay, form.flag())
+		cfg.Log = slog.DiscardHandler
+		small := shrink(cfg, form, *shrinkFlag, func(c Config) bool {
+			_, err := live(t, c)
+			return err != nil
+		})
+		if small.String() != form.String() {
+			t.Logf("a smaller run that fails: %s%s", replay, small.flag())
+		}
 	}
 	t.Log(report)
-	return report
+	return report, err == nil
 }
 
 // tmpfs returns a directory for the test, in memory where that is possible.

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"holdfast/slave"
 )
@@ -22,6 +22,8 @@ type slaveBox struct {
 	cable   *cable
 	runners *runners
 	profile *Profile
+	clock   *wallClock
+	full    *atomic.Bool // its disk
 	log     *slog.Logger
 
 	mu     sync.Mutex
@@ -51,9 +53,9 @@ func (b *slaveBox) start() error {
 	agent, err := slave.New(slave.Config{
 		Dir: b.dir, Name: b.name, Masters: b.masters, Slots: b.profile.Slots,
 		Dial: b.cable.dial, Runners: b.runners, Logger: b.log, Version: "sim",
-		SpoolQuota: b.profile.SpoolQuota, JournalMax: b.profile.JournalMax, MinFree: -1, JournalReserve: 64 << 10, NoSync: true,
+		SpoolQuota: b.profile.SpoolQuota, JournalMax: b.profile.JournalMax, MinFree: 1, FreeBytes: b.free, JournalReserve: 64 << 10, NoSync: true,
 		Rand: locked(fork(b.rng)), Entropy: &lockedEntropy{entropy: entropy{fork(b.rng)}},
-		Environ:       func() []string { return nil },
+		Environ: func() []string { return nil }, Wall: b.clock.now,
 		KeepaliveTime: t.KeepaliveTime, KeepaliveTimeout: t.KeepaliveTimeout,
 		ReconnectBase: t.ReconnectBase, ReconnectCap: t.ReconnectCap,
 		StallAfter: t.StallAfter, DialTimeout: t.DialTimeout, WelcomeTimeout: t.WelcomeTimeout,
@@ -77,6 +79,14 @@ func (b *slaveBox) start() error {
 		}
 	}()
 	return nil
+}
+
+// free is the room on the disk.
+func (b *slaveBox) free(string) (int64, error) {
+	if b.full.Load() {
+		return 0, nil
+	}
+	return math.MaxInt64, nil
 }
 
 // leave takes the running agent out of the box; nil: it is down.
@@ -112,7 +122,7 @@ func (b *slaveBox) kill() (wait func() error) {
 	if life == nil {
 		return func() error { return nil }
 	}
-	image, err := readImage(b.dir)
+	image, err := readImage(b.dir, false)
 	life.cancel()
 	b.cable.drop()
 	return func() error {
@@ -120,7 +130,7 @@ func (b *slaveBox) kill() (wait func() error) {
 		if err != nil {
 			return err
 		}
-		return image.restore(b.dir)
+		return image.restore(b.dir, false)
 	}
 }
 
@@ -134,51 +144,28 @@ func (b *slaveBox) reboot() (wait func() error) {
 	return wait
 }
 
+// putBack is a reboot into an older copy of the whole data directory.
+func (b *slaveBox) putBack(img image) (wait func() error) {
+	b.runners.killAll()
+	life := b.leave()
+	if life != nil {
+		life.cancel()
+	}
+	b.cable.drop()
+	b.mu.Lock()
+	b.boots++
+	b.mu.Unlock()
+	return func() error {
+		if life != nil {
+			<-life.done
+		}
+		return img.restore(b.dir, true)
+	}
+}
+
 // isUp reports whether an agent runs.
 func (b *slaveBox) isUp() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.life != nil
-}
-
-// image is what the files of a directory hold; directories in it are not part
-// of it.
-type image map[string][]byte
-
-func readImage(dir string) (image, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	img := make(image)
-	for _, e := range entries {
-		if !e.Type().IsRegular() {
-			continue
-		}
-		if img[e.Name()], err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {
-			return nil, err
-		}
-	}
-	return img, nil
-}
-
-// restore makes dir's files what they were.
-func (img image) restore(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if _, was := img[e.Name()]; e.Type().IsRegular() && !was {
-			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	for name, data := range img {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
-			return err
-		}
-	}
-	return nil
 }

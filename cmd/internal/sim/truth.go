@@ -3,16 +3,14 @@ package sim
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
-	"holdfast/journal"
-	"holdfast/master/store/invariant"
+	"holdfast/cmd/internal/judge"
 )
 
 // truth is what really happened, as the runners saw it: whatever slave and
@@ -30,7 +28,8 @@ type truth struct {
 // attemptTruth is what happened to one attempt on one slave.
 type attemptTruth struct {
 	slave    string
-	launches int // runners that got the lock
+	undone   bool // its slave was put back to before its end: what it did is partly forgotten
+	launches int  // runners that got the lock
 	order    []string
 	steps    map[string]*stepTruth // by id
 }
@@ -119,201 +118,105 @@ func (t *truth) exited(attempt, step string, code int) {
 	t.attempts[attempt].steps[step].exit = &code
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// buried is what a slave's journal remembers of an attempt it has dropped.
-type buried struct {
-	Attempt string `json:"attempt"`
-	LastSeq uint64 `json:"last_seq"`
-	Chain   uint32 `json:"chain"`
+// forgotten notes what a slave that was put back no longer knows to the end: all
+// that it has not buried. The slave is down.
+func (w *World) forgotten(b *slaveBox) error {
+	m, err := judge.Tombstones(b.name, b.dir)
+	if err != nil {
+		return err
+	}
+	known := make(map[string]bool, len(m.Tombstones))
+	for _, ts := range m.Tombstones {
+		known[ts.Attempt] = true
+	}
+	w.truth.mu.Lock()
+	defer w.truth.mu.Unlock()
+	for id, a := range w.truth.attempts {
+		if a.slave == b.name && !known[id] {
+			a.undone = true
+		}
+	}
+	return nil
 }
 
-// tombstones reads them from the journal of a stopped agent, and counts the
-// attempts that it still holds.
-func tombstones(ctx context.Context, dir string) (list []buried, held int, err error) {
-	j, _, err := journal.Open(ctx, journal.Config{Path: filepath.Join(dir, "journal.db"), Reserve: 64 << 10, NoSync: true})
-	if err != nil {
-		return nil, 0, err
-	}
-	// A journal is closed by its Run.
-	ended, stop := context.WithCancel(ctx)
-	stop()
-	defer func() { err = errors.Join(err, j.Run(ended)) }()
-	err = j.Each("tombstones", "", func(_ string, value []byte) error {
-		var b buried
-		if err := json.Unmarshal(value, &b); err != nil {
-			return err
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// judged is the truth as the judge wants it.
+func (t *truth) judged() map[string]*judge.Attempt {
+	all := make(map[string]*judge.Attempt, len(t.attempts))
+	for id, a := range t.attempts {
+		ja := &judge.Attempt{Slave: a.slave, Undone: a.undone, Launches: a.launches, Order: a.order, Steps: make(map[string]*judge.Step, len(a.steps))}
+		for step, s := range a.steps {
+			ja.Steps[step] = &judge.Step{Starts: s.starts, Exit: s.exit, Bytes: s.bytes, CRC: s.crc}
 		}
-		list = append(list, b)
-		return nil
-	})
-	if err != nil {
-		return nil, 0, err
+		all[id] = ja
 	}
-	streams, err := j.Streams()
-	for _, s := range streams {
-		if s.Name != "tombstones" {
-			held++
-		}
-	}
-	return list, held, err
+	return all
 }
 
 // verdict compares the store with the truth and with itself. Master and agents
 // are down.
 func (w *World) verdict(ctx context.Context) error {
-	var found []string
-	broke := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
 	w.truth.mu.Lock()
 	defer w.truth.mu.Unlock()
-	found = append(found, w.truth.broken...)
-
-	known := make(map[string]invariant.Truth)
-	for _, b := range w.slaves {
-		list, held, err := tombstones(ctx, b.dir)
-		if err != nil {
-			return fmt.Errorf("journal of %s: %w", b.name, err)
-		}
-		if held > 0 {
-			broke("%s still holds %d attempts", b.name, held)
-		}
-		for _, ts := range list {
-			t := invariant.Truth{Attempt: ts.Attempt, Updates: ts.LastSeq, Chain: ts.Chain}
-			if a := w.truth.attempts[ts.Attempt]; a != nil {
-				for _, id := range a.order {
-					t.Logs = append(t.Logs, invariant.LogTruth{Step: id, Bytes: a.steps[id].bytes, CRC: a.steps[id].crc})
-				}
-			}
-			known[ts.Attempt] = t
-			w.report.Updates += int64(ts.LastSeq)
+	found := slices.Clone(w.truth.broken)
+	broke := func(findings judge.Findings) {
+		for _, f := range findings {
+			found = append(found, f.Text)
 		}
 	}
-	for id, a := range w.truth.attempts {
-		if _, ok := known[id]; !ok && a.launches > 0 && len(known) < 10_000 {
-			broke("attempt %s ran on %s, which does not remember it", id, a.slave)
+	attempts := w.truth.judged()
+	var slaves []judge.Memory
+	for _, b := range w.slaves {
+		m, err := judge.Tombstones(b.name, b.dir)
+		if err != nil {
+			return err
 		}
+		slaves = append(slaves, m)
 	}
 	db, err := sql.Open("sqlite", "file:"+filepath.Join(w.master.dir, "holdfast.db")+"?mode=ro&_pragma=query_only(1)")
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	violations, err := invariant.Check(ctx, db, invariant.Options{Healed: true})
+	findings, updates, err := judge.Store(ctx, db, slaves, attempts)
 	if err != nil {
 		return err
 	}
-	list := make([]invariant.Truth, 0, len(known))
-	for _, t := range known {
-		list = append(list, t)
-	}
-	more, err := invariant.Compare(ctx, db, list, invariant.CompareOptions{})
+	broke(findings)
+	w.report.Updates += updates
+	findings, logs, err := judge.Steps(ctx, db, attempts)
 	if err != nil {
 		return err
 	}
-	for _, v := range append(violations, more...) {
-		broke("%s", v)
+	broke(findings)
+	for state, n := range logs {
+		w.report.LogStates[state] += n
 	}
-	if err := w.compareSteps(ctx, db, broke); err != nil {
+	findings, tally, err := judge.Builds(ctx, db, w.operator.asked())
+	if err != nil {
 		return err
 	}
-	if err := w.compareBuilds(ctx, db, broke); err != nil {
-		return err
+	broke(findings)
+	for state, n := range tally.Builds {
+		w.report.Builds[state] += n
 	}
+	w.report.Attempts += tally.Attempts
 	if len(found) > 0 {
 		return &brokenError{found}
 	}
 	return nil
 }
 
-// compareSteps: what the store says of a step's end is what its runner saw.
-func (w *World) compareSteps(ctx context.Context, db *sql.DB, broke func(string, ...any)) error {
-	// P-accept: without the commit of `accepted` nothing is launched.
-	for id, a := range w.truth.attempts {
-		var accepted sql.NullString
-		err := db.QueryRowContext(ctx, `SELECT started_at FROM v1_attempts WHERE id = ?`, id).Scan(&accepted)
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return err
-		}
-		if a.launches > 0 && !accepted.Valid {
-			broke("attempt %s was launched %d times and never accepted", id, a.launches)
-		}
-	}
-	rows, err := db.QueryContext(ctx, `SELECT s.id, s.attempt_id, s.state, s.exit_code, s.log_state, coalesce(a.outcome, ''), a.state
-		FROM v1_steps s JOIN v1_attempts a ON a.id = s.attempt_id`)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var id, attempt, state, logState, outcome, attemptState string
-		var code sql.NullInt64
-		if err := rows.Scan(&id, &attempt, &state, &code, &logState, &outcome, &attemptState); err != nil {
-			return err
-		}
-		w.report.LogStates[logState]++
-		var s *stepTruth
-		if a := w.truth.attempts[attempt]; a != nil {
-			s = a.steps[id]
-		}
-		switch {
-		case s == nil || s.starts == 0:
-			if code.Valid || state == "succeeded" {
-				broke("step %s of attempt %s never ran, the store says %s", id, attempt, state)
-			}
-			continue
-		case state == "pending" || state == "running" || state == "skipped":
-			broke("step %s of attempt %s ran, the store says %s (attempt %s, outcome %q)", id, attempt, state, attemptState, outcome)
-		case s.exit != nil && (!code.Valid || int(code.Int64) != *s.exit):
-			broke("step %s of attempt %s exited %d, the store says %s with %v", id, attempt, *s.exit, state, code)
-		case s.exit == nil && code.Valid:
-			broke("step %s of attempt %s has no exit record, the store says %d", id, attempt, code.Int64)
-		}
-		if logState != "complete" && logState != "torn" {
-			broke("log of step %s of attempt %s is %s", id, attempt, logState)
-		}
-	}
-	return rows.Err()
-}
-
-// compareBuilds: what was confirmed to people has happened.
-func (w *World) compareBuilds(ctx context.Context, db *sql.DB, broke func(string, ...any)) error {
-	rows, err := db.QueryContext(ctx, `SELECT id, state,
-		(SELECT count(*) FROM v1_attempts a WHERE a.build_id = b.id),
-		(SELECT count(*) FROM v1_attempts a WHERE a.build_id = b.id AND a.started_at IS NOT NULL)
-		FROM v1_builds b`)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	o := w.operator
+// asked is what people were told was done.
+func (o *operator) asked() map[string]judge.Asked {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	seen := 0
-	for rows.Next() {
-		var id, state string
-		var attempts, accepted int
-		if err := rows.Scan(&id, &state, &attempts, &accepted); err != nil {
-			return err
-		}
-		w.report.Builds[state]++
-		w.report.Attempts += int64(attempts)
-		spec := o.builds[id]
-		if spec == nil {
-			broke("build %s was not submitted", id)
-			continue
-		}
-		seen++
-		if spec.GetRerun() == "never" && accepted > 1+o.unshelved[id] {
-			broke("build %s with rerun: never has %d accepted attempts, a person allowed %d", id, accepted, 1+o.unshelved[id])
-		}
-		if o.cancelled[id] && state != "cancelled" {
-			broke("build %s was cancelled, the store says %s", id, state)
-		}
+	all := make(map[string]judge.Asked, len(o.builds))
+	for id, spec := range o.builds {
+		all[id] = judge.Asked{RerunNever: spec.GetRerun() == "never", Cancelled: o.cancelled[id], Unshelved: o.unshelved[id]}
 	}
-	if seen != len(o.builds) {
-		broke("%d builds were submitted, the store has %d of them", len(o.builds), seen)
-	}
-	return rows.Err()
+	return all
 }
 
 // brokenError lists the promises that were broken.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing/synctest"
 	"time"
 
@@ -56,6 +57,7 @@ func NewWorld(cfg Config) (*World, error) {
 	}
 	p := &w.cfg.Profile
 	w.master = &masterBox{
+		clock: &wallClock{}, full: new(atomic.Bool),
 		net: w.net, address: masterAddress, dir: filepath.Join(cfg.Dir, "master"), times: p.Times,
 		log: w.log.With("at", "master"), rng: fork(w.rng), lostAfter: p.LostAfter, trouble: p.Store,
 	}
@@ -65,10 +67,12 @@ func NewWorld(cfg Config) (*World, error) {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, err
 		}
+		clock, full := &wallClock{}, new(atomic.Bool)
 		w.slaves = append(w.slaves, &slaveBox{
 			name: name, dir: dir, masters: []string{masterAddress}, profile: p,
+			clock: clock, full: full,
 			cable:   w.net.cable(name, fork(w.rng), p.Latency),
-			runners: newRunners(name, dir, w.truth, fork(w.rng)),
+			runners: newRunners(name, dir, w.truth, clock, full, fork(w.rng)),
 			log:     w.log.With("at", name), rng: fork(w.rng),
 		})
 	}
@@ -78,6 +82,11 @@ func NewWorld(cfg Config) (*World, error) {
 	}
 	w.operator = newOperator(w.net.cable("operator", fork(w.rng), p.Latency), masterAddress, p, fork(w.rng))
 	w.driver = newDriver(w, fork(w.rng))
+	// Last, so that what all others draw does not depend on it.
+	clocks := fork(w.rng)
+	for _, c := range w.clocks() {
+		c.runs(p.Drift * (2*clocks.Float64() - 1))
+	}
 	return w, nil
 }
 
@@ -93,7 +102,7 @@ func (w *World) Run() (Report, error) {
 	w.driver.run(trouble)
 	work.Wait()
 	w.report.Trouble = time.Since(began)
-	w.report.slaveTime = w.report.Trouble * time.Duration(len(w.slaves))
+	w.report.SlaveTime = w.report.Trouble * time.Duration(len(w.slaves))
 	w.report.Faults = w.driver.counts
 	w.fail(w.settle())
 	w.Stop()
@@ -200,6 +209,15 @@ func (w *World) cables() []*cable {
 	list := []*cable{w.operator.cable}
 	for _, b := range w.slaves {
 		list = append(list, b.cable)
+	}
+	return list
+}
+
+// clocks are those on the walls, the master's first.
+func (w *World) clocks() []*wallClock {
+	list := []*wallClock{w.master.clock}
+	for _, b := range w.slaves {
+		list = append(list, b.clock)
 	}
 	return list
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -32,7 +31,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o750); err != nil {
+	if err := makeDirDurably(filepath.Dir(cfg.Path), cfg.NoSync); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	lock, err := lockFile(cfg.Path + ".lock")
@@ -46,6 +45,9 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 		}
 	}()
 
+	if err := create(ctx, cfg); err != nil {
+		return nil, fmt.Errorf("create store %s: %w", cfg.Path, err)
+	}
 	version, err := checkVersion(ctx, cfg.Path)
 	if err != nil {
 		return nil, err
@@ -73,17 +75,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 // openWriter opens the one connection that writes, and makes durable what it
 // finds.
 func (s *Store) openWriter(ctx context.Context, version int64) error {
-	// fdatasync is what SQLite uses on Linux by default elsewhere; where there
-	// is none the setting stays off and fsync does it.
-	_, _ = sqlite.Fdatasync(true)
-	sync := "synchronous(FULL)"
-	if s.cfg.NoSync {
-		sync = "synchronous(OFF)"
-	}
-	db, err := sql.Open("sqlite", dsn(s.cfg.Path, "rwc",
-		"busy_timeout(0)", "journal_mode(WAL)", sync, "foreign_keys(1)", "trusted_schema(0)",
-		"temp_store(MEMORY)", "cache_size(-16384)", "journal_size_limit(67108864)",
-		"wal_autocheckpoint("+strconv.Itoa(s.cfg.CheckpointPages)+")"))
+	db, err := sql.Open("sqlite", dsn(s.cfg.Path, "rw", writerPragmas(s.cfg)...))
 	if err != nil {
 		return fmt.Errorf("open store: %w", classify(err))
 	}
@@ -103,12 +95,26 @@ func (s *Store) openWriter(ctx context.Context, version int64) error {
 	if err := s.checkpoint(ctx); err != nil {
 		return fmt.Errorf("open store %s: checkpoint: %w", s.cfg.Path, err)
 	}
-	if !s.cfg.NoSync {
-		if err := syncDir(filepath.Dir(s.cfg.Path)); err != nil {
-			return fmt.Errorf("open store %s: %w: sync directory: %w", s.cfg.Path, store.ErrFatal, err)
-		}
+	if err := syncDirOf(s.cfg); err != nil {
+		return fmt.Errorf("open store %s: %w", s.cfg.Path, err)
 	}
 	return nil
+}
+
+// writerPragmas are those of the connection that writes.
+func writerPragmas(cfg Config) []string {
+	// fdatasync is what SQLite uses on Linux by default elsewhere; where there
+	// is none the setting stays off and fsync does it.
+	_, _ = sqlite.Fdatasync(true)
+	sync := "synchronous(FULL)"
+	if cfg.NoSync {
+		sync = "synchronous(OFF)"
+	}
+	return []string{
+		"busy_timeout(0)", "journal_mode(WAL)", sync, "foreign_keys(1)", "trusted_schema(0)",
+		"temp_store(MEMORY)", "cache_size(-16384)", "journal_size_limit(67108864)",
+		"wal_autocheckpoint(" + strconv.Itoa(cfg.CheckpointPages) + ")",
+	}
 }
 
 const (

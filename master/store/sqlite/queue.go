@@ -42,13 +42,17 @@ func (r requirements) Scan(v any) (err error) {
 	return nil
 }
 
+// due is true of a build that does not back off, as lifecycle.Build.BacksOff has
+// it. It takes the time twice.
+const due = `(not_before_us IS NULL OR not_before_us <= ? OR not_before_us - 2 * backoff_us - 60000000 > ?)`
+
 // The statements of Queue, for one set of requirements. Without the hint SQLite
 // sorts all queued builds for each look at the first few.
 const (
 	queueQuery = `SELECT priority, n, ` + buildColumnsWithoutSpec + ` FROM builds INDEXED BY builds_queue
 		WHERE state = 'queued' AND requires = ? ORDER BY priority DESC, n LIMIT ?`
 	readyQuery = `SELECT priority, n, ` + buildColumnsWithoutSpec + ` FROM builds INDEXED BY builds_queue
-		WHERE state = 'queued' AND requires = ? AND wait <> 'accept' AND (not_before_us IS NULL OR not_before_us <= ?)
+		WHERE state = 'queued' AND requires = ? AND wait <> 'accept' AND ` + due + `
 		ORDER BY priority DESC, n LIMIT ?`
 )
 
@@ -79,7 +83,7 @@ func (s *Store) Queue(ctx context.Context, f store.QueueFilter) ([]lifecycle.Bui
 	for _, requires := range sets {
 		query, args := queueQuery, []any{store.EncodeRequires(requires), f.Limit}
 		if !f.Ready.IsZero() {
-			query, args = readyQuery, []any{store.EncodeRequires(requires), f.Ready.UnixMicro(), f.Limit}
+			query, args = readyQuery, []any{store.EncodeRequires(requires), f.Ready.UnixMicro(), f.Ready.UnixMicro(), f.Limit}
 		}
 		rows, err := s.query(ctx, query, args...)
 		builds, err := collect(rows, err, func(r row, q *queued) error {
@@ -107,12 +111,15 @@ func (s *Store) Queue(ctx context.Context, f store.QueueFilter) ([]lifecycle.Bui
 const (
 	waitingQuery = `SELECT id, requires FROM builds INDEXED BY builds_waiting
 		WHERE state = 'queued' AND wait IN (SELECT value FROM json_each(?))
-		AND (not_before_us IS NULL OR not_before_us <= ?) LIMIT ?`
+		AND ` + due + ` LIMIT ?`
 	waitingOfQuery = `SELECT id, requires FROM builds INDEXED BY builds_waiting
 		WHERE state = 'queued' AND wait IN (SELECT value FROM json_each(?)) AND requires = ?
-		AND (not_before_us IS NULL OR not_before_us <= ?) LIMIT ?`
+		AND ` + due + ` LIMIT ?`
 	backedOffQuery = `SELECT id, requires FROM builds INDEXED BY builds_backoff
 		WHERE state = 'queued' AND wait = 'back_off' AND not_before_us <= ? AND (? IS NULL OR requires = ?) LIMIT ?`
+	// The clock was put back since their back-off began.
+	turnedBackQuery = `SELECT id, requires FROM builds INDEXED BY builds_backoff_began
+		WHERE state = 'queued' AND wait = 'back_off' AND not_before_us - 2 * backoff_us - 60000000 > ? AND (? IS NULL OR requires = ?) LIMIT ?`
 	nextReadyQuery = `SELECT min(not_before_us) FROM builds INDEXED BY builds_backoff
 		WHERE state = 'queued' AND wait = 'back_off' AND not_before_us > ?`
 )
@@ -122,17 +129,20 @@ func (s *Store) Waiting(ctx context.Context, f store.WaitingFilter) ([]store.Wai
 	ready := f.Ready.UnixMicro()
 	scan := func(r row, w *store.Waiting) error { return r.Scan(&w.ID, requirements{&w.Requires}) }
 	causes := text(slices.DeleteFunc(slices.Clone(f.Causes), func(c lifecycle.WaitCause) bool { return c == lifecycle.WaitBackoff }))
-	query, args := waitingQuery, []any{causes, ready, f.Limit}
+	query, args := waitingQuery, []any{causes, ready, ready, f.Limit}
 	var only any
 	if f.Requires != nil {
 		only = store.EncodeRequires(f.Requires)
-		query, args = waitingOfQuery, []any{causes, only, ready, f.Limit}
+		query, args = waitingOfQuery, []any{causes, only, ready, ready, f.Limit}
 	}
 	rows, err := s.query(ctx, query, args...)
 	list, err := collect(rows, err, scan)
-	if err == nil && slices.Contains(f.Causes, lifecycle.WaitBackoff) && len(list) < f.Limit {
+	for _, query := range []string{backedOffQuery, turnedBackQuery} {
+		if err != nil || !slices.Contains(f.Causes, lifecycle.WaitBackoff) || len(list) >= f.Limit {
+			break
+		}
 		var more []store.Waiting
-		rows, err = s.query(ctx, backedOffQuery, ready, only, only, f.Limit-len(list))
+		rows, err = s.query(ctx, query, ready, only, only, f.Limit-len(list))
 		more, err = collect(rows, err, scan)
 		list = append(list, more...)
 	}

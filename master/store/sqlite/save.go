@@ -137,10 +137,10 @@ func (t *tx) saveBuilds(ctx context.Context, w *store.Writes) error {
 		b := &w.NewBuilds[i]
 		n := newest - int64(len(w.NewBuilds)-1-i)
 		err := t.s.exec(ctx, `INSERT INTO builds (n, priority, requires, `+buildColumns+`)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			n, b.Policy.Priority, store.EncodeRequires(b.Policy.Requires), string(b.ID), b.Name, string(b.Spec), store.EncodePolicy(b.Policy), b.Reason, b.Submitter,
 			string(b.State), string(b.Cause), b.Detail, string(b.Wait),
-			micros(b.Created), micros(b.Queued), micros(b.NotBefore), micros(b.Started), micros(b.Finished),
+			micros(b.Created), micros(b.Queued), micros(b.NotBefore), b.Backoff.Microseconds(), micros(b.Started), micros(b.Finished),
 			b.TransientFailures, b.Granted, lostBy(b), b.WaitNumber, micros(b.WaitFrom),
 			b.Attempts, b.NeutralEnds, store.EncodeRefusals(b.RefusedBy), micros(b.Settled), b.Recovered)
 		if err != nil {
@@ -150,11 +150,11 @@ func (t *tx) saveBuilds(ctx context.Context, w *store.Writes) error {
 	for i := range w.Builds {
 		b := &w.Builds[i]
 		err := t.s.exec(ctx, `UPDATE builds SET state = ?, cause = ?, detail = ?, wait = ?,
-			queued_us = ?, not_before_us = ?, started_us = ?, finished_us = ?, priority = ?, requires = ?, policy = ?,
+			queued_us = ?, not_before_us = ?, backoff_us = ?, started_us = ?, finished_us = ?, priority = ?, requires = ?, policy = ?,
 			transient_failures = ?, granted = ?, lost_by = ?, wait_number = ?, wait_from_us = ?,
 			attempts = ?, neutral_ends = ?, refused_by = ?, settled_us = ? WHERE id = ?`,
 			string(b.State), string(b.Cause), b.Detail, string(b.Wait),
-			micros(b.Queued), micros(b.NotBefore), micros(b.Started), micros(b.Finished), b.Policy.Priority, store.EncodeRequires(b.Policy.Requires), store.EncodePolicy(b.Policy),
+			micros(b.Queued), micros(b.NotBefore), b.Backoff.Microseconds(), micros(b.Started), micros(b.Finished), b.Policy.Priority, store.EncodeRequires(b.Policy.Requires), store.EncodePolicy(b.Policy),
 			b.TransientFailures, b.Granted, lostBy(b), b.WaitNumber, micros(b.WaitFrom),
 			b.Attempts, b.NeutralEnds, store.EncodeRefusals(b.RefusedBy), micros(b.Settled), string(b.ID))
 		if err != nil {

@@ -59,20 +59,22 @@ const (
 	buildColumns            = `id, name, spec, ` + otherBuildColumns
 	buildColumnsWithoutSpec = `id, name, NULL, ` + otherBuildColumns
 	otherBuildColumns       = `policy, reason, submitter, state, cause, detail, wait,
-	created_us, queued_us, not_before_us, started_us, finished_us,
+	created_us, queued_us, not_before_us, backoff_us, started_us, finished_us,
 	transient_failures, granted, lost_by, wait_number, wait_from_us,
 	attempts, neutral_ends, refused_by, settled_us, recovered`
 )
 
 func scanBuild(r row, b *lifecycle.Build) error {
 	var policy, lostBy, refusedBy string
+	var backoff sql.NullInt64
 	err := r.Scan(&b.ID, &b.Name, &b.Spec, &policy, &b.Reason, &b.Submitter, &b.State, &b.Cause, &b.Detail, &b.Wait,
-		us{&b.Created}, us{&b.Queued}, us{&b.NotBefore}, us{&b.Started}, us{&b.Finished},
+		us{&b.Created}, us{&b.Queued}, us{&b.NotBefore}, &backoff, us{&b.Started}, us{&b.Finished},
 		&b.TransientFailures, &b.Granted, &lostBy, &b.WaitNumber, us{&b.WaitFrom},
 		&b.Attempts, &b.NeutralEnds, &refusedBy, us{&b.Settled}, &b.Recovered)
 	if err != nil {
 		return err
 	}
+	b.Backoff = time.Duration(backoff.Int64) * time.Microsecond
 	if b.Policy, err = store.DecodePolicy(policy); err != nil {
 		return fmt.Errorf("%w: build %s: %w", store.ErrPoison, b.ID, err)
 	}

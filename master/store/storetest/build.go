@@ -329,11 +329,17 @@ func testQueue(r *rig) {
 		}
 		return got
 	}
+	// P-time: the clock was put back to before the back-off began.
+	back := b.NotBefore.Add(-b.Backoff - time.Hour)
+	if b.Backoff <= 0 || b.NotBefore.Sub(r.now) > b.Backoff {
+		r.Errorf("a back-off of %v from %v ends at %v", b.Backoff, r.now, b.NotBefore)
+	}
 	for _, c := range []struct {
 		name string
 		f    store.QueueFilter
 		want []lifecycle.BuildID
 	}{
+		{"ready, by a clock put back", store.QueueFilter{Requires: []map[string]string{linux}, Ready: back, Limit: 1}, []lifecycle.BuildID{high}},
 		{"one set", store.QueueFilter{Requires: []map[string]string{{"arch": "arm64", "os": "darwin"}}, Limit: 9}, []lifecycle.BuildID{mac}},
 		{"nothing", store.QueueFilter{Requires: []map[string]string{{}}, Limit: 9}, []lifecycle.BuildID{last}},
 		{"no set", store.QueueFilter{Requires: []map[string]string{}, Limit: 9}, nil},
@@ -373,6 +379,7 @@ func testQueue(r *rig) {
 		{"busy", store.WaitingFilter{Causes: busy, Ready: r.now}, []lifecycle.BuildID{first, last}},
 		{"busy, nothing required", store.WaitingFilter{Causes: busy, Ready: r.now, Requires: map[string]string{}}, []lifecycle.BuildID{last}},
 		{"still backing off", store.WaitingFilter{Causes: all, Ready: r.now, Requires: linux}, []lifecycle.BuildID{first}},
+		{"no longer, by a clock put back", store.WaitingFilter{Causes: all, Ready: back, Requires: linux}, []lifecycle.BuildID{first, high}},
 		{"no longer", store.WaitingFilter{Causes: all, Ready: b.NotBefore, Requires: linux}, []lifecycle.BuildID{first, high}},
 	} {
 		if got := waiting(c.f); !slices.Equal(got, c.want) {

@@ -1,0 +1,5 @@
+//go:build !race
+
+package power
+
+const raceEnabled = false
