@@ -79,7 +79,8 @@ type logState struct {
 	final   bool   // no more bytes will come
 	size    int64  // meaningful once final
 	acked   int64
-	trimmed int64
+	trimmed int64 // up to here
+	sealed  bool  // trimmed since it was final: until then the writer may begin a segment behind ACKed bytes
 }
 
 func (a *Agent) newAttempt(meta attemptMeta, rep report) *attempt {

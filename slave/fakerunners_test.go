@@ -163,6 +163,13 @@ func (r *fakeRunner) print(i int, p []byte) {
 	r.check(err)
 }
 
+// seal begins another segment of the log of step i, as its end does, or a quota.
+func (r *fakeRunner) seal(i int) {
+	r.f.mu.Lock()
+	defer r.f.mu.Unlock()
+	r.check(r.logs[i].Seal())
+}
+
 // end ends step i with success.
 func (r *fakeRunner) end(i int) {
 	r.f.mu.Lock()

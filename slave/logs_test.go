@@ -2,6 +2,7 @@ package slave
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -184,4 +185,35 @@ func TestUnreadableSpoolIsTriedAgain(t *testing.T) {
 		}
 		f.log(attempt, steps[0], []byte("all"))
 	})
+}
+
+// A segment that its writer closes when all of it was ACKed already is deleted:
+// no later ACK would come to do it, and the quota stayed full for ever.
+func TestTrimBehindTheLastAck(t *testing.T) {
+	for _, ends := range []bool{false, true} {
+		t.Run(fmt.Sprintf("the step ends %t", ends), func(t *testing.T) {
+			f := newFarm(t)
+			f.connected()
+			attempt, steps := f.assign(2)
+			r := f.runners.of(attempt)
+			r.start(0)
+			text := bytes.Repeat([]byte("0123456789abcdef"), 1<<10)
+			r.print(0, text)
+			f.log(attempt, steps[0], text)
+			segs := func() []string { return glob(t, filepath.Join(r.dir, "steps", "0001", "log", "*.seg")) }
+			waitFor(t, "the ACK", func() bool {
+				a := f.agent.find(attempt)
+				a.mu.Lock()
+				defer a.mu.Unlock()
+				return a.logs[0].trimmed == int64(len(text))
+			})
+			first := segs()
+			r.seal(0)
+			if ends {
+				r.end(0)
+			}
+			f.runners.signal()
+			waitFor(t, "the first segment to go", func() bool { now := segs(); return len(now) == 1 && now[0] != first[0] })
+		})
+	}
 }

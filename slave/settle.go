@@ -130,7 +130,7 @@ func (t *attempt) trim() {
 	logs := append([]logState(nil), t.logs...)
 	t.mu.Unlock()
 	for i, l := range logs {
-		if l.spool == "" || l.acked <= l.trimmed {
+		if l.spool == "" || l.acked == 0 || (l.sealed && l.acked <= l.trimmed) {
 			continue
 		}
 		if err := spool.Trim(l.spool, l.acked); err != nil {
@@ -138,7 +138,7 @@ func (t *attempt) trim() {
 			continue
 		}
 		t.mu.Lock()
-		t.logs[i].trimmed = l.acked
+		t.logs[i].trimmed, t.logs[i].sealed = l.acked, l.final
 		t.mu.Unlock()
 		if !l.final {
 			if err := t.a.runners.Poke(t.dir); err != nil {

@@ -114,6 +114,9 @@ func (p *player) step(number int) (runner.Exit, error) {
 	exit.StartedUS, exit.FinishedUS = started.StartedUS, p.wallUS()
 	exit.DurationUS = time.Since(began).Microseconds()
 	exit.LogBytes, exit.LogCRC = log.Size(), log.CRC()
+	if err := log.Seal(); err != nil && !errors.Is(err, spool.ErrFull) {
+		return runner.Exit{}, err
+	}
 	if err := log.Sync(); err != nil {
 		return runner.Exit{}, err
 	}

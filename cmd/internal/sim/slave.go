@@ -134,10 +134,11 @@ func (b *slaveBox) kill() (wait func() error) {
 	}
 }
 
-// reboot is a kill of agent and runners; afterwards the boot id is another.
+// reboot is a kill of agent and runners; afterwards the boot id is another. The
+// agent goes first: it could launch another runner while the others are dying.
 func (b *slaveBox) reboot() (wait func() error) {
-	b.runners.killAll()
 	wait = b.kill()
+	b.runners.killAll()
 	b.mu.Lock()
 	b.boots++
 	b.mu.Unlock()
@@ -146,12 +147,12 @@ func (b *slaveBox) reboot() (wait func() error) {
 
 // putBack is a reboot into an older copy of the whole data directory.
 func (b *slaveBox) putBack(img image) (wait func() error) {
-	b.runners.killAll()
 	life := b.leave()
 	if life != nil {
 		life.cancel()
 	}
 	b.cable.drop()
+	b.runners.killAll() // after the agent, see reboot
 	b.mu.Lock()
 	b.boots++
 	b.mu.Unlock()
