@@ -124,7 +124,8 @@ func (t *attempt) setAside(ctx context.Context, forget *forgetOrder) (time.Durat
 }
 
 // trim frees the spool's ACKed segments and tells the runner that there is
-// room.
+// room; not when nothing was freed and no ACK came, or the two would wake each
+// other without end.
 func (t *attempt) trim() {
 	t.mu.Lock()
 	logs := append([]logState(nil), t.logs...)
@@ -133,14 +134,15 @@ func (t *attempt) trim() {
 		if l.spool == "" || l.acked == 0 || (l.sealed && l.acked <= l.trimmed) {
 			continue
 		}
-		if err := spool.Trim(l.spool, l.acked); err != nil {
+		deleted, err := spool.Trim(l.spool, l.acked)
+		if err != nil {
 			t.log.Warn("cannot trim the spool", "step", i+1, "err", err)
 			continue
 		}
 		t.mu.Lock()
 		t.logs[i].trimmed, t.logs[i].sealed = l.acked, l.final
 		t.mu.Unlock()
-		if !l.final {
+		if !l.final && (deleted > 0 || l.acked > l.trimmed) {
 			if err := t.a.runners.Poke(t.dir); err != nil {
 				t.log.Debug("cannot poke the runner", "err", err)
 			}

@@ -80,7 +80,8 @@ func (a *attempt) drain(number int) (got []byte) {
 				a.t.Fatal(err)
 			}
 			got = append(got, c.Data...)
-			if err := errors.Join(spool.Trim(dir, int64(len(got))), Poke(a.dir)); err != nil {
+			_, err = spool.Trim(dir, int64(len(got)))
+			if err := errors.Join(err, Poke(a.dir)); err != nil {
 				a.t.Fatal(err)
 			}
 		}

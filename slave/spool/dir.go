@@ -100,20 +100,22 @@ func Usage(dir string) (int64, error) {
 }
 
 // Trim deletes the segments of which every byte is below acked. The newest one
-// stays: it says where the log goes on.
+// stays: it says where the log goes on. It returns how many were deleted.
 //
 // If we crash between two deletions the log merely starts earlier.
-func Trim(dir string, acked int64) error {
+func Trim(dir string, acked int64) (int, error) {
 	list, err := segments(dir)
 	if err != nil {
-		return fmt.Errorf("trim spool: %w", err)
+		return 0, fmt.Errorf("trim spool: %w", err)
 	}
+	deleted := 0
 	for i := 0; i+1 < len(list) && list[i+1].base <= acked; i++ {
 		if err := os.Remove(list[i].path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("trim spool: %w", err)
+			return deleted, fmt.Errorf("trim spool: %w", err)
 		}
+		deleted++
 	}
-	return nil
+	return deleted, nil
 }
 
 // looks bounds how often a look at a log is repeated because files of it were

@@ -55,7 +55,7 @@ func TestFullDisk(t *testing.T) {
 				if err != nil {
 					full++
 					acked += (w.Size() - acked) / 2
-					if err := Trim(dir, acked); err != nil {
+					if _, err := Trim(dir, acked); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -117,7 +117,7 @@ func TestFlush(t *testing.T) {
 	for range 200 {
 		mustWrite(t, w, text(w.Size(), 500))
 	}
-	if err := Trim(dir, 50_000); err != nil {
+	if _, err := Trim(dir, 50_000); err != nil {
 		t.Fatal(err)
 	}
 	close(stop)

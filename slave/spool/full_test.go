@@ -38,10 +38,10 @@ func TestQuota(t *testing.T) {
 			}
 			if full%2 == 0 { // a master that ACKs everything
 				mustHold(t, dir, first, w.Size())
-				if err := Trim(dir, w.Size()); err != nil {
+				if _, err := Trim(dir, w.Size()); err != nil {
 					t.Fatal(err)
 				}
-			} else if err := Trim(dir, first+(w.Size()-first)/2); err != nil {
+			} else if _, err := Trim(dir, first+(w.Size()-first)/2); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := w.Write(Stdout, text(w.Size(), 1), time.Now()); err != nil {
@@ -77,12 +77,13 @@ func TestQuotaOfMany(t *testing.T) {
 			if err != nil && !errors.Is(err, ErrFull) {
 				t.Fatal(err)
 			}
-			if err := Trim(dir, w.Size()); err != nil {
+			if _, err := Trim(dir, w.Size()); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := errors.Join(w.Seal(), Trim(dir, w.Size())); err != nil {
-			t.Fatal(err)
+		sealed := w.Seal()
+		if _, err := Trim(dir, w.Size()); sealed != nil || err != nil {
+			t.Fatal(sealed, err)
 		}
 	}
 }

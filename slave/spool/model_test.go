@@ -41,7 +41,7 @@ func model(t *testing.T, rnd *rand.Rand) {
 					t.Fatal(err)
 				}
 				acked = size
-				if err := Trim(dir, acked); err != nil {
+				if _, err := Trim(dir, acked); err != nil {
 					t.Fatal(err)
 				}
 				// With everything ACKed there is room again.
@@ -54,7 +54,7 @@ func model(t *testing.T, rnd *rand.Rand) {
 			}
 		case 0:
 			acked += rnd.Int64N(size - acked + 1)
-			if err := Trim(dir, acked); err != nil {
+			if _, err := Trim(dir, acked); err != nil {
 				t.Fatal(err)
 			}
 		case 1, 2:
@@ -192,7 +192,7 @@ func TestReadWhileWriting(t *testing.T) {
 	go func() {
 		for {
 			n := acked.Load()
-			if err := Trim(dir, n); err != nil || n == size {
+			if _, err := Trim(dir, n); err != nil || n == size {
 				trimmed <- err
 				return
 			}

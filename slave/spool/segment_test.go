@@ -21,7 +21,7 @@ func TestSegmentCRC(t *testing.T) {
 	for range 30 {
 		mustWrite(t, w, text(w.Size(), 333))
 	}
-	if err := Trim(dir, 5000); err != nil {
+	if _, err := Trim(dir, 5000); err != nil {
 		t.Fatal(err)
 	}
 	s, err := Scan(dir)
@@ -63,11 +63,11 @@ func TestSeal(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := Trim(dir, 10_099); err != nil {
+	if _, err := Trim(dir, 10_099); err != nil {
 		t.Fatal(err)
 	}
 	mustHold(t, dir, 0, 10_100)
-	if err := Trim(dir, 10_100); err != nil {
+	if _, err := Trim(dir, 10_100); err != nil {
 		t.Fatal(err)
 	}
 	if used, err := Usage(dir); err != nil || used != headerSize {
