@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +29,8 @@ type fakeRunners struct {
 	fail     error // of Launch
 	left     []string
 	obey     bool // runners that are told to stop die at once
+
+	pokes atomic.Int64 // calls of Poke
 }
 
 type fakeRunner struct {
@@ -55,7 +58,7 @@ func (f *fakeRunners) signal() {
 
 func (f *fakeRunners) Prepare(dir string, plan runner.Plan) error { return runner.Prepare(dir, plan) }
 func (f *fakeRunners) Alive(dir string) (bool, error)             { return runner.Alive(dir) }
-func (f *fakeRunners) Poke(string) error                          { return nil }
+func (f *fakeRunners) Poke(string) error                          { f.pokes.Add(1); return nil }
 func (f *fakeRunners) Observe(dir string) (runner.Observation, error) {
 	return runner.Observe(dir)
 }

@@ -217,3 +217,30 @@ func TestTrimBehindTheLastAck(t *testing.T) {
 		})
 	}
 }
+
+// A look that frees nothing does not wake the runner: it would look at its
+// spool, find it full, wake the agent, and so on without end.
+func TestTrimWakesOnlyForRoom(t *testing.T) {
+	f := newFarm(t)
+	f.connected()
+	attempt, steps := f.assign(2)
+	r := f.runners.of(attempt)
+	r.start(0)
+	text := bytes.Repeat([]byte("0123456789abcdef"), 1<<10)
+	r.print(0, text)
+	f.log(attempt, steps[0], text)
+	a := f.agent.find(attempt)
+	waitFor(t, "the ACK", func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.logs[0].trimmed == int64(len(text))
+	})
+	waitFor(t, "the poke", func() bool { return f.runners.pokes.Load() > 0 })
+	before := f.runners.pokes.Load()
+	for range 10 {
+		a.trim()
+	}
+	if after := f.runners.pokes.Load(); after != before {
+		t.Fatalf("ten looks that freed nothing woke the runner %d times", after-before)
+	}
+}

@@ -41,7 +41,8 @@ func writeSpool(dir string, _ int, say func(string, ...any)) error {
 	}
 	ack := func(offset int64) error {
 		say("acked %d", offset)
-		return spool.Trim(log, offset)
+		_, err := spool.Trim(log, offset)
+		return err
 	}
 	for i := range 60 {
 		size := 50 + i*397%1500
@@ -126,7 +127,7 @@ func checkSpool(dir string, said []string, deep bool) error {
 	if !deep {
 		return nil
 	}
-	if err := spool.Trim(log, next); err != nil {
+	if _, err := spool.Trim(log, next); err != nil {
 		return err
 	}
 	if _, end, err := spool.Range(log); err != nil || end != next {
