@@ -60,13 +60,18 @@ func (s *wallStore) Commit(ctx context.Context, ops ...store.Op) error {
 	if ahead == 0 {
 		return s.Store.Commit(ctx, ops...)
 	}
+	own := make(map[*time.Time]time.Time, len(ops))
 	for _, op := range ops {
 		if now := stampOf(op); now != nil {
-			was := *now
-			*now = was.Add(ahead)
-			defer func() { *now = was }()
+			own[now] = *now
+			*now = now.Add(ahead)
 		}
 	}
+	defer func() {
+		for now, was := range own {
+			*now = was
+		}
+	}()
 	return s.Store.Commit(ctx, ops...)
 }
 
