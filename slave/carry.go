@@ -63,6 +63,9 @@ func (t *attempt) start(ctx context.Context) (time.Duration, error) {
 			t.log.Warn("launching the runner failed, but it may be running", "err", err)
 			return holdOff, nil
 		}
+		if _, again, err := t.clear(ctx); again != 0 || err != nil {
+			return again, err
+		}
 		cause := retry.CouldNotStart
 		if isNoSpace(err) {
 			cause = retry.DiskFull
@@ -149,11 +152,9 @@ func (t *attempt) watch(ctx context.Context, stop *stopOrder) (time.Duration, er
 		return t.settle(ctx, forget)
 	}
 	if stop != nil && !t.told {
-		if err := t.a.runners.Stop(t.dir, stopReason(stop.cause, stop.detail)); err != nil {
-			t.log.Warn("cannot tell the runner to stop; trying again", "err", err)
+		if !t.tell(ctx, stopReason(stop.cause, stop.detail)) {
 			return holdOff, nil
 		}
-		t.told, t.toldAt = true, time.Now()
 	}
 	if stop != nil && again == 0 {
 		return t.insist(ctx), nil
@@ -211,6 +212,21 @@ func (t *attempt) believe(ctx context.Context, s *sight) (left []string, again t
 	return left, 0
 }
 
+// tell tells the runner to stop. One that cannot be told is killed in the end,
+// as one that does not obey.
+func (t *attempt) tell(ctx context.Context, reason string) bool {
+	if t.toldAt.IsZero() {
+		t.toldAt = time.Now()
+	}
+	if err := t.a.runners.Stop(t.dir, reason); err != nil {
+		t.log.Warn("cannot tell the runner to stop; trying again", "err", err)
+		t.insist(ctx)
+		return false
+	}
+	t.told = true
+	return true
+}
+
 // insist kills a runner that was told to stop and does not: its step may have
 // stopped it (SIGSTOP). It returns when to look again.
 func (t *attempt) insist(ctx context.Context) time.Duration {
@@ -254,11 +270,19 @@ func (t *attempt) cutOff() time.Duration {
 // left running is killed before its end is told.
 func (t *attempt) orphaned(ctx context.Context, s *sight, stop *stopOrder) (time.Duration, error) {
 	if !s.started() {
+		_, _, _, wanted := t.wishes()
+		if stop == nil && !wanted {
+			return 0, nil
+		}
+		left, again, err := t.clear(ctx)
+		if again != 0 || err != nil {
+			return again, err
+		}
+		if stop == nil && len(left) > 0 {
+			stop = &stopOrder{cause: retry.RunnerLost, detail: "could not be killed: " + strings.Join(left, "; ")}
+		}
 		if stop != nil {
 			return 0, t.endUnstarted(ctx, stop)
-		}
-		if _, _, _, wanted := t.wishes(); !wanted {
-			return 0, nil
 		}
 		return t.start(ctx)
 	}
@@ -329,6 +353,25 @@ func (t *attempt) orphaned(ctx context.Context, s *sight, stop *stopOrder) (time
 	t.a.changed()
 	_, forget, _, _ := t.wishes()
 	return t.settle(ctx, forget)
+}
+
+// clear kills what a dead runner left that has recorded no start: a step that
+// was started may have removed the record and killed its runner (P-leftover).
+// It returns the names of what cannot be killed, and holdOff when it could not
+// look.
+func (t *attempt) clear(ctx context.Context) (left []string, again time.Duration, err error) {
+	if t.launch.BootID != "" && t.launch.BootID != t.a.cfg.BootID {
+		return nil, 0, nil // nothing has outlived the machine
+	}
+	left, err = t.a.runners.KillLeftovers(ctx, t.dir, t.meta.StepIDs)
+	if err != nil {
+		t.log.Error("cannot kill what the attempt may have left running; trying again", "err", err)
+		return nil, holdOff, nil
+	}
+	if len(left) == 0 {
+		return nil, 0, nil
+	}
+	return left, 0, t.a.left.add(ctx, t.meta.Attempt, t.meta.StepIDs, left)
 }
 
 // endUnstarted ends an attempt of which nothing was started.

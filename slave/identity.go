@@ -222,7 +222,7 @@ func syncDir(dir string, noSync bool) error {
 	if noSync {
 		return nil
 	}
-	d, err := os.Open(dir)
+	d, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
@@ -242,14 +242,22 @@ func syncTree(dir string, noSync bool) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // nothing there, or removed meanwhile
 		}
+		if errors.Is(err, fs.ErrPermission) {
+			failed = errors.Join(failed, err)
+			return nil
+		}
 		if err != nil || !d.IsDir() && !d.Type().IsRegular() {
 			return err
 		}
-		f, err := os.Open(path)
-		if errors.Is(err, fs.ErrNotExist) {
+		f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
 			return nil
-		}
-		if err != nil {
+		case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.ENXIO):
+			// A step has taken our right to it, or put something in its place.
+			failed = errors.Join(failed, err)
+			return nil
+		case err != nil:
 			return err
 		}
 		if err := f.Sync(); err != nil {

@@ -88,13 +88,10 @@ func (t *attempt) setAside(ctx context.Context, forget *forgetOrder) (time.Durat
 			return holdOff, nil
 		}
 		if s.alive {
-			if !t.told {
-				if err := t.a.runners.Stop(t.dir, stopReason(retry.Cancelled, "the master set the attempt aside: "+forget.reason)); err != nil {
-					return holdOff, nil
-				}
-				t.told = true
+			if !t.told && !t.tell(ctx, stopReason(retry.Cancelled, "the master set the attempt aside: "+forget.reason)) {
+				return holdOff, nil
 			}
-			return t.a.cfg.ScanEvery, nil
+			return t.insist(ctx), nil
 		}
 		left, err := t.a.runners.KillLeftovers(ctx, t.dir, t.meta.StepIDs)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

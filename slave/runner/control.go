@@ -46,8 +46,8 @@ func Poke(dir string) error { return poke(ctlPath(dir)) }
 // poke writes a byte to a FIFO if somebody reads it.
 func poke(path string) error {
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ELOOP) || errors.Is(err, fs.ErrNotExist) {
-		return nil // nobody listens
+	if errors.Is(err, fs.ErrNotExist) || isForeign(err) {
+		return nil // nobody listens, or nobody hears
 	}
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)

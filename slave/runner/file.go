@@ -21,7 +21,7 @@ const tempSuffix = ".tmp"
 // reserve makes the temporary file that writeJSON(path) will use, with real
 // blocks.
 func reserve(path string) error {
-	f, err := os.OpenFile(path+tempSuffix, os.O_WRONLY|os.O_CREATE, 0o644)
+	f, err := openTemp(path + tempSuffix)
 	if err != nil {
 		return err
 	}
@@ -134,8 +134,8 @@ func readFile(path string) ([]byte, error) {
 // openFile opens a regular file for reading, and nothing else.
 func openFile(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
-	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENXIO) { // a link, a socket
-		return nil, fmt.Errorf("%s is no file: %w", path, ErrDamaged)
+	if isForeign(err) {
+		return nil, fmt.Errorf("%s is no file of ours: %w: %w", path, ErrDamaged, err)
 	}
 	if err != nil {
 		return nil, err
@@ -147,8 +147,20 @@ func openFile(path string) (*os.File, error) {
 	return f, nil
 }
 
+// isForeign: err of an open says that something else is in a file's place, or in
+// that of its directory, or that a step has taken our rights to it: a link, a
+// socket, a directory, a file where the directory was.
+func isForeign(err error) bool {
+	for _, e := range []error{syscall.ELOOP, syscall.ENXIO, syscall.EISDIR, syscall.ENOTDIR, fs.ErrPermission} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
 func syncDir(path string) error {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}

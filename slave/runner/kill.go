@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -117,12 +116,12 @@ func kill(list []process, sig syscall.Signal) {
 // depends on the directory; with none, the directory is asked.
 //
 // It holds the lock meanwhile, so that no runner can start beside it. Without a
-// lock file no runner can start anyway.
+// lock file, or with something else in its place, no runner can start anyway.
 func KillLeftovers(ctx context.Context, dir string, ids []string) (left []string, err error) {
 	lock, err := Lock(dir)
 	if err == nil {
 		defer lock.Close()
-	} else if len(ids) == 0 || !errors.Is(err, fs.ErrNotExist) {
+	} else if len(ids) == 0 || !noLock(err) {
 		return nil, err
 	}
 	if len(ids) == 0 {

@@ -51,7 +51,7 @@ func Launch(ctx context.Context, cfg LaunchConfig) error {
 	if err := checkEnded(dir); err != nil {
 		return fmt.Errorf("launch runner: %w", err)
 	}
-	log, err := os.OpenFile(logPath(dir), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	log, err := os.OpenFile(logPath(dir), os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return fmt.Errorf("launch runner: %w", err)
 	}

@@ -37,6 +37,10 @@ func Lock(dir string) (*os.File, error) {
 	return nil, fmt.Errorf("lock attempt: %w", err)
 }
 
+// noLock: err of Lock says that there is no lock file that anybody could take. A
+// step can remove it, and put anything in its place.
+func noLock(err error) bool { return errors.Is(err, fs.ErrNotExist) || isForeign(err) }
+
 // Alive reports whether an attempt has a runner. It looks at nothing but the
 // lock.
 func Alive(dir string) (bool, error) {

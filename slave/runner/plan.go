@@ -106,7 +106,7 @@ func Prepare(dir string, p Plan) error {
 	if err := unix.Mkfifo(ctlPath(dir), 0o600); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("prepare attempt: make %s: %w", ctlPath(dir), err)
 	}
-	lock, err := os.OpenFile(lockPath(dir), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := os.OpenFile(lockPath(dir), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("prepare attempt: %w", err)
 	}

@@ -25,10 +25,12 @@ func segmentPath(dir string, base int64) string {
 	return filepath.Join(dir, fmt.Sprintf("%020d%s", base, suffix))
 }
 
-// segments lists the files of a log in order; none if dir does not exist.
+// segments lists the files of a log in order; none if dir does not exist, or is
+// no directory: a step can put anything in its place, and on a FIFO we would
+// wait for ever.
 func segments(dir string) ([]segment, error) {
-	d, err := os.Open(dir)
-	if errors.Is(err, fs.ErrNotExist) {
+	d, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {
 		return nil, nil
 	}
 	if err != nil {

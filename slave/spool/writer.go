@@ -151,7 +151,7 @@ func (w *Writer) roll() error {
 		return err
 	}
 	path := segmentPath(w.cfg.Dir, w.size)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o644)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o644)
 	if err != nil {
 		return w.failed(err)
 	}
