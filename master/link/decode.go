@@ -106,6 +106,9 @@ func decodeAbsent(m *holdfastv1.Absent) (*store.ApplyAbsent, error) {
 // decodeUpdate reads update seq.
 func decodeUpdate(seq lifecycle.Seq, raw []byte) (lifecycle.Update, error) {
 	var u holdfastv1.Update
+	if tooManyParts(raw, u.ProtoReflect().Descriptor(), 2*maxSteps) {
+		return lifecycle.Update{}, fmt.Errorf("an update of more than %d parts", 2*maxSteps)
+	}
 	if err := proto.Unmarshal(raw, &u); err != nil {
 		return lifecycle.Update{}, fmt.Errorf("not an Update: %w", err)
 	}

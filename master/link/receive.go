@@ -95,6 +95,11 @@ func (s *session) statusBatch(ctx context.Context, size int64, m *holdfastv1.Sta
 		return bad
 	}
 	op.Now, op.Session, op.Jitter = time.Now(), s.id(), s.server.cfg.Jitter()
+	for _, u := range op.Updates { // a step in a snapshot may be two bytes of the frame
+		if snapshot, ok := u.Kind.(lifecycle.Snapshot); ok {
+			size += int64(len(snapshot.Steps)) * stepCost
+		}
+	}
 	s.server.metrics.updates.Add(float64(len(op.Raw)))
 	if err := s.queue(ctx, size, op, func(err error) { s.statusDone(ctx, op, err) }); err != nil {
 		return err
@@ -141,6 +146,9 @@ func (s *session) absent(ctx context.Context, size int64, m *holdfastv1.Absent) 
 	op.Now, op.Session, op.Jitter = time.Now(), s.id(), s.server.cfg.Jitter()
 	return s.queue(ctx, size, op, func(err error) { s.absentDone(ctx, op, rawOf(m), err) })
 }
+
+// stepCost is about what a step of a snapshot takes up in memory, in bytes.
+const stepCost = 256
 
 // queue hands op to the committer; done runs after the commit, with its error.
 // Room is taken first, so that a slave faster than the disk is held back by

@@ -34,7 +34,8 @@ const (
 )
 
 // Codec makes of inner the codec that a gRPC server with this service must use.
-// It differs for a slave's message that cannot be decoded: gRPC would end the
+// It differs for a slave's message that cannot be decoded, or has too many parts to
+// be: gRPC would end the
 // stream by itself, with a status that is no refusal. It arrives as one that
 // says so.
 func Codec(inner encoding.CodecV2) encoding.CodecV2 { return codec{inner} }
@@ -43,13 +44,20 @@ type codec struct{ encoding.CodecV2 }
 
 // Unmarshal implements encoding.CodecV2.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	err := c.CodecV2.Unmarshal(data, v)
-	if req, ok := v.(*holdfastv1.ConnectRequest); ok && err != nil {
-		req.Reset()
-		req.ProtoReflect().SetUnknown(notDecoded)
-		return nil //nolint:nilerr // the receiver finds the mark and refuses
+	req, ok := v.(*holdfastv1.ConnectRequest)
+	if !ok {
+		return c.CodecV2.Unmarshal(data, v)
 	}
-	return err
+	raw := data.MaterializeToBuffer(mem.DefaultBufferPool()) // inner would do it too
+	defer raw.Free()
+	if !tooManyParts(raw.ReadOnlyData(), req.ProtoReflect().Descriptor(), maxParts) {
+		if err := c.CodecV2.Unmarshal(mem.BufferSlice{raw}, v); err == nil {
+			return nil
+		}
+	}
+	req.Reset()
+	req.ProtoReflect().SetUnknown(notDecoded)
+	return nil // the receiver finds the mark and refuses
 }
 
 // notDecoded is what Codec makes of a message that cannot be decoded: an empty
@@ -62,7 +70,7 @@ var notDecoded = protowire.AppendTag(protowire.AppendTag(nil,
 // checkDecoded refuses what Codec could not decode.
 func checkDecoded(req *holdfastv1.ConnectRequest) error {
 	if req.GetMessage() == nil && bytes.Equal(req.ProtoReflect().GetUnknown(), notDecoded) {
-		return rpcerr.New(rpcerr.BadFrame, "a message that cannot be decoded")
+		return rpcerr.New(rpcerr.BadFrame, "a message that cannot be decoded, or of more than %d parts", maxParts)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/oklog/ulid/v2"
 	"golang.org/x/sync/semaphore"
 
+	"holdfast/master/lifecycle"
 	"holdfast/retry"
 )
 
@@ -367,6 +368,11 @@ func sizeOf(op Op) int64 {
 	case *ApplyStatus:
 		for _, u := range op.Raw {
 			size += len(u) + 8
+		}
+		for _, u := range op.Updates {
+			if snapshot, ok := u.Kind.(lifecycle.Snapshot); ok {
+				size += row * len(snapshot.Steps)
+			}
 		}
 	case *ApplyLog:
 		size += len(op.Chunk.Data) + 16*len(op.Chunk.Marks)
