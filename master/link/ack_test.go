@@ -171,6 +171,40 @@ func TestWithdrawMeetsAccept(t *testing.T) {
 	}
 }
 
+// A slave may have put an assignment off when it was told to stop the attempt,
+// and accept it afterwards: the word against it is said again, ahead of the ACK
+// (P-accept P30).
+func TestWithdrawnIsSaidAgain(t *testing.T) {
+	t.Parallel()
+	for _, absent := range []bool{false, true} {
+		t.Run(fmt.Sprintf("absent is said %t", absent), func(t *testing.T) {
+			r := mastertest.Start(t, nil)
+			s := r.NewSlave("b1", 1).MustConnect()
+			build := r.Submit(1)
+			st := s.Take()
+			r.Cancel(build)
+			s.AwaitWant(st.ID, wantStop)
+			if absent {
+				s.Say(&holdfastv1.Absent{AttemptId: st.ID, Epoch: s.Epoch()})
+			}
+			st.Add(mastertest.Accepted())
+			st.SendAll()
+			for {
+				m := s.Next()
+				if w := m.GetWant(); w.GetAttemptId() == st.ID && w.GetKind() != wantRun {
+					break
+				}
+				for _, mark := range m.GetAck().GetMarks() {
+					if mark.GetAttemptId() == st.ID && mark.GetSeq() > 0 {
+						t.Fatal("the ACK came first: the slave has started a process")
+					}
+				}
+			}
+			st.AwaitAck(1)
+		})
+	}
+}
+
 const cancelledState = holdfastv1.AttemptState_ATTEMPT_STATE_CANCELLED
 
 // A cancel reaches a connected slave at once, an away one when it is back, and

@@ -47,7 +47,10 @@ func (s *session) send(ctx context.Context, stream holdfastv1.LinkService_Connec
 		// P-accept: the ACK of an `accepted` lets processes start. A withdrawal
 		// or cancel committed before that `accepted` is visible to a read made
 		// after its commit, so it leaves ahead of the ACK.
-		wants = wants || accepted
+		if accepted {
+			wants = true
+			s.sayAgain(ack)
+		}
 		if wants {
 			select {
 			case <-hints.C: // what it hints at will be read now
@@ -69,6 +72,18 @@ func (s *session) send(ctx context.Context, stream holdfastv1.LinkService_Connec
 		if !wants && !settling && s.settles(ack) {
 			settling = true
 			look.Reset(settle)
+		}
+	}
+}
+
+// sayAgain forgets the word that was sent against attempts this ACK is about, so
+// that it leaves once more ahead of the ACK: a slave that had put the assignment
+// off when it heard that word has accepted since, and would start (P-accept).
+func (s *session) sayAgain(ack *holdfastv1.Ack) {
+	for _, m := range ack.GetMarks() {
+		id := lifecycle.AttemptID(m.GetAttemptId())
+		if sent, ok := s.sent[id]; ok && sent.kind != store.WantRun {
+			delete(s.sent, id)
 		}
 	}
 }
