@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -223,11 +222,12 @@ func (p *processes) KillMarked(ctx context.Context, attempt string, steps []stri
 // KillLeftovers kills a runner that still lives first. Its steps, which it can
 // then no longer reap, die with the leftovers.
 func (p *processes) KillLeftovers(ctx context.Context, dir string, steps []string) ([]string, error) {
-	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
-		// Its lock is gone, too, which would say whether it lives.
+	if info, err := os.Lstat(filepath.Join(dir, "lock")); err != nil || !info.Mode().IsRegular() {
+		// Nothing says whether it lives.
 		if err := killRunner(dir); err != nil {
 			return nil, err
 		}
+		runner.Thaw(dir)
 	}
 	p.mu.Lock()
 	delete(p.grouped, dir) // its group goes with what is killed
@@ -240,6 +240,7 @@ func (p *processes) KillLeftovers(ctx context.Context, dir string, steps []strin
 		if err := killRunner(dir); err != nil {
 			return nil, err
 		}
+		runner.Thaw(dir)
 		select {
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():

@@ -25,6 +25,11 @@ func examineDir(ctx context.Context, dir string) []finding {
 		return []finding{{"data " + dir, ill, "is no directory that can be read", "name the directory of a master or a slave"}}
 	}
 	found := []finding{examineDisk(dir)}
+	for _, name := range []string{"journal.db", "identity.json", "holdfast.db"} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err == nil && !info.Mode().IsRegular() {
+			return append(found, finding{"data " + dir, ill, name + " is no file", "something else has been put in its place: restore the directory from a backup, or begin with an empty one"})
+		}
+	}
 	isSlave := exists(filepath.Join(dir, "journal.db")) || exists(filepath.Join(dir, "identity.json"))
 	isMaster := exists(filepath.Join(dir, "holdfast.db"))
 	if isMaster {

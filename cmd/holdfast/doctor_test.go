@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -180,5 +181,27 @@ func TestDoctorNothingThere(t *testing.T) {
 		if got := found[check]; got.Verdict != ill || got.Advice == "" {
 			t.Errorf("%s: %+v", check, got)
 		}
+	}
+}
+
+// What is no file is not waited for.
+func TestDoctorMeetsNoFile(t *testing.T) {
+	for _, name := range []string{"journal.db", "identity.json", "holdfast.db"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := syscall.Mkfifo(filepath.Join(dir, name), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan []finding, 1)
+			go func() { done <- examineDir(t.Context(), dir) }()
+			select {
+			case found := <-done:
+				if last := found[len(found)-1]; last.Verdict != ill || !strings.Contains(last.Detail, name) {
+					t.Errorf("found %v", found)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatal("doctor waits")
+			}
+		})
 	}
 }

@@ -273,7 +273,30 @@ func killGroup(ctx context.Context, group string) ([]process, error) {
 			return found, fmt.Errorf("thaw %s: %w", group, err) // they cannot even die
 		}
 	}
+	thaw(group)
 	return found, nil
+}
+
+// thaw lets go on what stands still in a group of version 1 and below it: a step
+// can freeze them, and nobody dies before. In version 2 they do.
+func thaw(group string) {
+	_ = filepath.WalkDir(group, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			if f, err := os.OpenFile(filepath.Join(path, "freezer.state"), os.O_WRONLY, 0); err == nil { // not made: elsewhere it is none
+				_, _ = f.WriteString("THAWED")
+				f.Close()
+			}
+		}
+		return nil
+	})
+}
+
+// Thaw lets go on what a step has frozen of an attempt, its runner with it: that
+// can then be killed.
+func Thaw(dir string) {
+	for _, group := range groups(homeOf(homeOfAttempt(dir)), filepath.Base(dir)) {
+		thaw(group)
+	}
 }
 
 // freezePatience is how long a group may take to stand still: something in it

@@ -66,6 +66,8 @@ func TestKillsGroup(t *testing.T) {
 	for name, script := range map[string]string{
 		"silent": "env -i setsid sleep 1000 & : > here; wait", "forks": "f() { : > here; f & exit; }; f & sleep 1000",
 		"in a group below": "mkdir $GROUP/below; (echo 0 > $GROUP/below/cgroup.procs; exec env -i sleep 1000) & sleep 1000 & : > here; wait",
+		"stands still in a group below": "mkdir $GROUP/below; (echo 0 > $GROUP/below/cgroup.procs; exec env -i sleep 1000) & while ! grep -q . $GROUP/below/cgroup.procs; do sleep 0.01; done;" +
+			"echo FROZEN 2>&- > $GROUP/below/freezer.state || echo 1 > $GROUP/below/cgroup.freeze; : > here; wait",
 	} {
 		t.Run(name, func(t *testing.T) {
 			inGroups(t, func(t *testing.T, h hierarchy) {

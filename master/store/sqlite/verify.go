@@ -40,26 +40,31 @@ func Verify(ctx context.Context, path string) error {
 	defer db.Close()
 	rows, err := db.QueryContext(ctx, `PRAGMA quick_check(10)`)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
+		return unchecked(err)
 	}
 	defer rows.Close()
 	var found []string
 	for rows.Next() {
 		var line string
 		if err := rows.Scan(&line); err != nil {
-			return fmt.Errorf("%w: %w", ErrDamaged, err)
+			return unchecked(err)
 		}
 		if line != "ok" {
 			found = append(found, line)
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
+		return unchecked(err)
 	}
 	if len(found) > 0 {
 		return fmt.Errorf("%w: %s", ErrDamaged, strings.ReplaceAll(strings.Join(found, "; "), "\n", " "))
 	}
 	return nil
+}
+
+// unchecked is why a check ended early: ErrDamaged only if SQLite says so. A disk that cannot be read and a file that is locked are other matters.
+func unchecked(err error) error {
+	return fmt.Errorf("check store: %w", classify(err))
 }
 
 // copyStore copies a store with its log.
