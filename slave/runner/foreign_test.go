@@ -14,7 +14,7 @@ import (
 	"holdfast/slave/spool"
 )
 
-// T-hostile-step: whatever a step puts in the place of a file of its attempt,
+// P-leftover, P-sync: whatever a step puts in the place of a file of its attempt,
 // the agent waits for nobody, can still look, and can still kill.
 func TestForeignFiles(t *testing.T) {
 	kinds := map[string]func(path string) error{
