@@ -87,7 +87,7 @@ func classify(step string, width int, log []byte, at, n int) *difference {
 		return d
 	}
 	m, err := strconv.Atoi(string(whole[:7]))
-	if err != nil || m == n || !bytes.Equal(whole, appendLine(nil, step, m, width)[:len(whole)]) {
+	if err != nil || m == n || !bytes.HasPrefix(appendLine(nil, step, m, width), whole) {
 		// The middle of a line: is line n there at all?
 		if bytes.Contains(rest, appendLine(nil, step, n, width)) {
 			d.what = "doubled"

@@ -37,6 +37,7 @@ func TestCompareLines(t *testing.T) {
 		{"a bit of the filling", change(starts[6] - 2), nil, "changed"},
 		{"in a hole", change(starts[5] + 20), []hole{{int64(starts[5]), int64(starts[6])}}, ""},
 		{"beside a hole", change(starts[5] + 20), []hole{{int64(starts[6]), int64(starts[7])}}, "changed"},
+		{"a line is gone, and the end of the next", append(bytes.Clone(log[:starts[3]]), change(starts[5] - 1)[starts[4]:]...), nil, "changed"},
 		{"another step's", appendLine(nil, "01BX5ZZKBKACTAV9WEVGEMMVS0", 1, width), nil, "changed"},
 	} {
 		got := ""
