@@ -109,10 +109,23 @@ func (w *Watch) feel(ctx context.Context, now time.Time, absent []store.Absentee
 	w.brake.mu.Lock()
 	op := w.brake.update(now, silent, busy)
 	w.brake.mu.Unlock()
-	if op == nil {
-		return nil
+	return w.tell(ctx, op)
+}
+
+// tell commits what is to be told of the brake, after what could not be told
+// before: that the brake has moved on is no reason to leave an event out. Only
+// ticks call it.
+func (w *Watch) tell(ctx context.Context, op *store.NoteBrake) error {
+	if op != nil {
+		w.untold = append(w.untold, op)
 	}
-	return w.cfg.Commit.Do(ctx, op)
+	for len(w.untold) > 0 {
+		if err := w.cfg.Commit.Do(ctx, w.untold[0]); err != nil {
+			return err
+		}
+		w.untold = w.untold[1:]
+	}
+	return nil
 }
 
 // update is the state machine of the brake. It returns what is to be told, if

@@ -120,6 +120,23 @@ func TestBrake(t *testing.T) {
 			s.lost(5, "in the end")
 			s.told()
 		}},
+		{"it is told of later if the store takes nothing", 5, func(s *silence) {
+			for i := range 4 {
+				s.cut(i)
+			}
+			s.pass(brakeTold - 5*time.Second)
+			s.said.err = store.ErrFull
+			s.pass(time.Minute)
+			for i := range 4 {
+				s.back(i)
+			}
+			s.pass(time.Minute)
+			s.told()
+			s.said.err = nil
+			s.pass(2 * time.Second)
+			s.told("on", "off")
+			s.lost(0, "in the end")
+		}},
 		{"most fall silent, and come back", 5, func(s *silence) {
 			for i := range 4 {
 				s.cut(i)

@@ -61,6 +61,7 @@ type Watch struct {
 	cfg     WatchConfig
 	metrics *watchMetrics
 	brake   brake
+	untold  []*store.NoteBrake // of the brake, while the store takes nothing
 
 	// owned by Run
 	watched map[absence]time.Duration
@@ -163,11 +164,9 @@ func (w *Watch) tick(ctx context.Context, now time.Time) bool {
 		}
 	}
 	w.watched = still
-	if told != nil {
-		if err := w.cfg.Commit.Do(ctx, told); err != nil {
-			w.restart("the mass-silence brake cannot be told", "err", err)
-			return true
-		}
+	if err := w.tell(ctx, told); err != nil {
+		w.restart("the mass-silence brake cannot be told", "err", err)
+		return true
 	}
 	all := w.giveUp(ctx, verdicts)
 	w.metrics.watched.Set(float64(len(w.watched)))
