@@ -117,7 +117,7 @@ func TestClone(t *testing.T) {
 	t.Run("copied under a running build", func(t *testing.T) {
 		t.Parallel()
 		f := newFarm(t)
-		f.slave("b1")
+		original := f.slave("b1")
 		witness := filepath.Join(f.dir, "witness")
 		id := f.submit(fmt.Sprintf("name: copied\nsteps:\n  - {name: s, run: 'echo begun >> %[1]s; sleep 8; echo ended >> %[1]s'}\n", witness))
 		eventually(t, 20*time.Second, "the step runs", func() bool { b, _ := os.ReadFile(witness); return len(b) > 0 })
@@ -139,9 +139,15 @@ func TestClone(t *testing.T) {
 				t.Errorf("attempt of the original: %+v", a)
 			}
 		}
-		eventually(t, 20*time.Second, "the original's step ends by itself", func() bool {
+		// Unless the original was admitted once more, with a stream that is not the
+		// store's any more: then its own agent stops it (P-diverged).
+		eventually(t, 20*time.Second, "the original's step ends, by itself or by its agent", func() bool {
 			said, _ := os.ReadFile(witness)
-			return strings.Count(string(said), "ended") == len(b.Attempts)
+			want := len(b.Attempts)
+			if strings.Contains(original.output(), "the master set the attempt aside") {
+				want--
+			}
+			return strings.Count(string(said), "ended") >= want
 		})
 	})
 }
