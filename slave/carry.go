@@ -371,7 +371,13 @@ func (t *attempt) clear(ctx context.Context) (left []string, again time.Duration
 	if len(left) == 0 {
 		return nil, 0, nil
 	}
-	return left, 0, t.a.left.add(ctx, t.meta.Attempt, t.meta.StepIDs, left)
+	// If we crash before the note is durable, the next agent comes by here again.
+	if err := t.a.left.add(ctx, t.meta.Attempt, t.meta.StepIDs, left); err != nil {
+		return left, 0, err
+	}
+	return left, 0, t.report(ctx, false, func(b *batch) {
+		b.note("", "leftover", "could not be killed: "+strings.Join(left, "; "))
+	})
 }
 
 // endUnstarted ends an attempt of which nothing was started.

@@ -63,6 +63,22 @@ func TestLeftoverDrainsUntilItIsGone(t *testing.T) {
 	f.accepting(true)
 }
 
+// P-leftover: a step that removes the record of its start, and kills its runner,
+// has been started all the same. What it left that cannot be killed is named, and
+// nothing is started again beside it.
+func TestLeftoverOfAStartUnrecorded(t *testing.T) {
+	f := newFarm(t)
+	f.setLeft("cat (pid 77)")
+	f.connected()
+	attempt, _ := f.assign(1)
+	f.runners.of(attempt).die()
+	f.kinds(attempt, "accepted", "note:leftover", "failed:runner_lost")
+	f.stranded(attempt)
+	if n := f.runners.launched(); n != 1 {
+		t.Errorf("%d launches", n)
+	}
+}
+
 // P-leftover: nothing survives a reboot.
 func TestLeftoverIsGoneAfterReboot(t *testing.T) {
 	f := newFarm(t)

@@ -222,7 +222,7 @@ func (p *processes) KillMarked(ctx context.Context, attempt string, steps []stri
 // KillLeftovers kills a runner that still lives first. Its steps, which it can
 // then no longer reap, die with the leftovers.
 func (p *processes) KillLeftovers(ctx context.Context, dir string, steps []string) ([]string, error) {
-	if info, err := os.Lstat(filepath.Join(dir, "lock")); err != nil || !info.Mode().IsRegular() {
+	if !runner.HasLock(dir) {
 		// Nothing says whether it lives.
 		if err := killRunner(dir); err != nil {
 			return nil, err

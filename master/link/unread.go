@@ -34,10 +34,9 @@ const (
 )
 
 // Codec makes of inner the codec that a gRPC server with this service must use.
-// It differs for a slave's message that cannot be decoded, or has too many parts to
-// be: gRPC would end the
-// stream by itself, with a status that is no refusal. It arrives as one that
-// says so.
+// It differs for a slave's message that cannot be decoded, or has too many parts
+// to be: gRPC would end the stream by itself, with a status that is no refusal. It
+// arrives as one that says so.
 func Codec(inner encoding.CodecV2) encoding.CodecV2 { return codec{inner} }
 
 type codec struct{ encoding.CodecV2 }

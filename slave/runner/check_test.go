@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/journal/journaltest"
 )
 
 // obstacles are what a step can put where its runner writes.
@@ -21,6 +23,7 @@ var obstacles = map[string]func(path string) error{
 	"fifo":      func(path string) error { return unix.Mkfifo(path, 0o600) },
 	"directory": func(path string) error { return os.MkdirAll(filepath.Join(path, "full"), 0o700) },
 	"device":    func(path string) error { return os.Symlink("/dev/zero", path) },
+	"socket":    func(path string) error { return unix.Mknod(path, unix.S_IFSOCK|0o600, 0) },
 	"loop":      func(path string) error { return os.Symlink(filepath.Base(path), path) },
 	"terabyte": func(path string) error {
 		return errors.Join(os.WriteFile(path, []byte("{"), 0o600), os.Truncate(path, 1<<40))
@@ -126,7 +129,7 @@ func TestForgedRecords(t *testing.T) {
 func TestLaunchCrash(t *testing.T) {
 	strace, err := exec.LookPath("strace")
 	if err != nil {
-		t.Skip("no strace: TestCrashEveryWrite says so, loudly")
+		journaltest.SkipOrFail(t, "no strace")
 	}
 	most := 3
 	if raceEnabled || testing.Short() {

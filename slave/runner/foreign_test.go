@@ -3,13 +3,11 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"holdfast/slave/spool"
 )
@@ -17,16 +15,9 @@ import (
 // P-leftover, P-sync: whatever a step puts in the place of a file of its attempt,
 // the agent waits for nobody, can still look, and can still kill.
 func TestForeignFiles(t *testing.T) {
-	kinds := map[string]func(path string) error{
-		"fifo":      func(path string) error { return unix.Mkfifo(path, 0o644) },
-		"directory": func(path string) error { return os.Mkdir(path, 0o755) },
-		"file":      func(path string) error { return os.WriteFile(path, []byte("x"), 0o644) },
-		"link":      func(path string) error { return os.Symlink("/dev/zero", path) },
-		"loop":      func(path string) error { return os.Symlink(filepath.Base(path), path) },
-		"socket":    func(path string) error { return unix.Mknod(path, syscall.S_IFSOCK|0o644, 0) },
-		"nothing":   func(string) error { return nil },
-		"no rights": func(path string) error { return os.WriteFile(path, []byte("{}"), 0) },
-	}
+	kinds := maps.Clone(obstacles)
+	kinds["nothing"] = func(string) error { return nil }
+	kinds["no rights"] = func(path string) error { return os.WriteFile(path, []byte("{}"), 0) }
 	paths := map[string]func(dir string) string{
 		"lock":     lockPath,
 		"ctl":      ctlPath,

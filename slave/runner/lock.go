@@ -41,6 +41,18 @@ func Lock(dir string) (*os.File, error) {
 // step can remove it, and put anything in its place.
 func noLock(err error) bool { return errors.Is(err, fs.ErrNotExist) || isForeign(err) }
 
+// HasLock reports whether there is a lock file to take. Where there is none, Alive
+// says nothing of a runner that took it before its step put something else there.
+func HasLock(dir string) bool {
+	f, err := os.OpenFile(lockPath(dir), os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	return err == nil && info.Mode().IsRegular()
+}
+
 // Alive reports whether an attempt has a runner. It looks at nothing but the
 // lock.
 func Alive(dir string) (bool, error) {

@@ -62,7 +62,8 @@ func Verify(ctx context.Context, path string) error {
 	return nil
 }
 
-// unchecked is why a check ended early: ErrDamaged only if SQLite says so. A disk that cannot be read and a file that is locked are other matters.
+// unchecked is why a check ended early: ErrDamaged only if SQLite says so. A disk
+// that cannot be read and a file that is locked are other matters.
 func unchecked(err error) error {
 	return fmt.Errorf("check store: %w", classify(err))
 }
