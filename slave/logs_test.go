@@ -187,26 +187,33 @@ func TestUnreadableSpoolIsTriedAgain(t *testing.T) {
 	})
 }
 
+// trimmed has the first step of an attempt print, and all of it ACKed and trimmed.
+func (f *farm) trimmed() (*fakeRunner, *attempt) {
+	f.tb.Helper()
+	f.connected()
+	id, steps := f.assign(2)
+	r := f.runners.of(id)
+	r.start(0)
+	text := bytes.Repeat([]byte("0123456789abcdef"), 1<<10)
+	r.print(0, text)
+	f.log(id, steps[0], text)
+	a := f.agent.find(id)
+	waitFor(f.tb, "the ACK", func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.logs[0].trimmed == int64(len(text))
+	})
+	return r, a
+}
+
 // A segment that its writer closes when all of it was ACKed already is deleted:
 // no later ACK would come to do it, and the quota stayed full for ever.
 func TestTrimBehindTheLastAck(t *testing.T) {
 	for _, ends := range []bool{false, true} {
 		t.Run(fmt.Sprintf("the step ends %t", ends), func(t *testing.T) {
 			f := newFarm(t)
-			f.connected()
-			attempt, steps := f.assign(2)
-			r := f.runners.of(attempt)
-			r.start(0)
-			text := bytes.Repeat([]byte("0123456789abcdef"), 1<<10)
-			r.print(0, text)
-			f.log(attempt, steps[0], text)
+			r, _ := f.trimmed()
 			segs := func() []string { return glob(t, filepath.Join(r.dir, "steps", "0001", "log", "*.seg")) }
-			waitFor(t, "the ACK", func() bool {
-				a := f.agent.find(attempt)
-				a.mu.Lock()
-				defer a.mu.Unlock()
-				return a.logs[0].trimmed == int64(len(text))
-			})
 			first := segs()
 			r.seal(0)
 			if ends {
@@ -222,19 +229,7 @@ func TestTrimBehindTheLastAck(t *testing.T) {
 // spool, find it full, wake the agent, and so on without end.
 func TestTrimWakesOnlyForRoom(t *testing.T) {
 	f := newFarm(t)
-	f.connected()
-	attempt, steps := f.assign(2)
-	r := f.runners.of(attempt)
-	r.start(0)
-	text := bytes.Repeat([]byte("0123456789abcdef"), 1<<10)
-	r.print(0, text)
-	f.log(attempt, steps[0], text)
-	a := f.agent.find(attempt)
-	waitFor(t, "the ACK", func() bool {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		return a.logs[0].trimmed == int64(len(text))
-	})
+	_, a := f.trimmed()
 	waitFor(t, "the poke", func() bool { return f.runners.pokes.Load() > 0 })
 	before := f.runners.pokes.Load()
 	for range 10 {
