@@ -15,6 +15,7 @@ import (
 
 	"github.com/oklog/ulid/v2"
 
+	"holdfast/journal/journaltest"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/proto/rpcerr"
 )
@@ -67,6 +68,20 @@ func (f *farm) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	f.agent, f.stop, f.done = agent, cancel, make(chan error, 1)
 	go func(done chan error) { done <- agent.Run(ctx) }(f.done)
+}
+
+// moveToSmallDisk gives the slave, before its first agent, a tmpfs of 8 MiB as its directory.
+func (f *farm) moveToSmallDisk(t *testing.T) {
+	t.Helper()
+	disk, err := journaltest.SmallDisk(t, "tmpfs", 8)
+	if err != nil {
+		journaltest.SkipOrFail(t, err.Error())
+	}
+	f.dir = disk
+	t.Cleanup(func() { // before the disk goes
+		f.kill()
+		f.runners.release()
+	})
 }
 
 // kill stops the agent at once, and leaves the runners.

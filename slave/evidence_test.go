@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"holdfast/journal/journaltest"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/slave/spool"
 )
@@ -60,14 +59,9 @@ func (f *farm) refusedWhileNoisy(before func()) (attempt string, tries int) {
 // tried again in its own time and leaves nothing behind.
 func TestSetAsideOnFullDisk(t *testing.T) {
 	f := newFarm(t)
-	disk, err := journaltest.SmallDisk(t, "tmpfs", 8)
-	if err != nil {
-		journaltest.SkipOrFail(t, err.Error())
-	}
-	f.dir = disk
-	t.Cleanup(f.kill) // before the disk goes
+	f.moveToSmallDisk(t)
 	f.connected()
-	ballast := filepath.Join(disk, "ballast")
+	ballast := filepath.Join(f.dir, "ballast")
 	attempt, tries := f.refusedWhileNoisy(func() {
 		if err := os.WriteFile(ballast, make([]byte, 16<<20), 0o600); err == nil {
 			t.Fatal("the disk is not full")

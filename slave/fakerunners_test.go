@@ -140,6 +140,20 @@ func (f *fakeRunners) launched() int {
 	return f.launches
 }
 
+// release closes every file that a runner still holds.
+func (f *fakeRunners) release() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, r := range f.runners {
+		r.unlock()
+		for _, w := range r.logs {
+			if w != nil {
+				w.Close()
+			}
+		}
+	}
+}
+
 func (r *fakeRunner) check(err error) {
 	if err != nil {
 		r.f.tb.Helper()

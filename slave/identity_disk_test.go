@@ -75,22 +75,17 @@ func TestIdentityOnContestedDisk(t *testing.T) {
 // the agent.
 func TestWelcomeOnFullDisk(t *testing.T) {
 	f := newFarm(t)
-	disk, err := journaltest.SmallDisk(t, "tmpfs", 8)
-	if err != nil {
-		journaltest.SkipOrFail(t, err.Error())
-	}
-	f.dir = disk
-	t.Cleanup(f.kill) // before the disk goes
+	f.moveToSmallDisk(t)
 	f.connected()
 	// Whatever was reserved is gone, as on a file system without an exchange.
-	ballast := filepath.Join(disk, "ballast")
+	ballast := filepath.Join(f.dir, "ballast")
 	if err := os.WriteFile(ballast, make([]byte, 16<<20), 0o600); err == nil {
 		t.Fatal("the disk is not full")
 	}
-	if err := os.Truncate(filepath.Join(disk, "identity.json"+tempSuffix), 0); err != nil {
+	if err := os.Truncate(filepath.Join(f.dir, "identity.json"+tempSuffix), 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(disk, "ballast2"), make([]byte, 16<<20), 0o600); err == nil {
+	if err := os.WriteFile(filepath.Join(f.dir, "ballast2"), make([]byte, 16<<20), 0o600); err == nil {
 		t.Fatal("the disk is not full")
 	}
 	f.master.mu.Lock()
@@ -103,4 +98,5 @@ func TestWelcomeOnFullDisk(t *testing.T) {
 	}
 	attempt, _ := f.assign(1)
 	f.kinds(attempt, "accepted")
+	f.runners.of(attempt)
 }
