@@ -81,8 +81,11 @@ func writeAndSync(f *os.File, v any, noSync bool) error {
 	return errors.Join(err, f.Close())
 }
 
-// readJSON reads a file that writeJSON wrote; found is false if there is none.
-func readJSON(path string, v any) (found bool, err error) {
+// readJSON reads a record that writeJSON wrote; found is false if there is none.
+func readJSON(path string, v any) (found bool, err error) { return readUpTo(recordRoom, path, v) }
+
+// readUpTo is readJSON for a file of at most limit bytes.
+func readUpTo(limit int, path string, v any) (found bool, err error) {
 	b, err := readFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -104,6 +107,9 @@ func readJSON(path string, v any) (found bool, err error) {
 	}
 	if head.Version < 1 {
 		return false, fmt.Errorf("%s: no version: %w", path, ErrDamaged)
+	}
+	if len(b) > limit {
+		return false, fmt.Errorf("%s: %d bytes, of ours it has at most %d: %w", path, len(b), limit, ErrDamaged)
 	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return false, fmt.Errorf("%s: %w: %w", path, ErrDamaged, err)

@@ -16,6 +16,8 @@ func FuzzRecord(f *testing.F) {
 		f.Add(good, offset)
 	}
 	f.Add(good[:len(good)-1], int64(7))
+	f.Add(record{offset: 7, stream: 3, data: []byte("x")}.appendTo(nil), int64(7))
+	f.Add(record{offset: MaxOffset, stream: Stdout, data: []byte("x")}.appendTo(nil), int64(MaxOffset))
 	f.Add(binary.LittleEndian.AppendUint32(nil, math.MaxUint32), int64(0))
 	f.Add([]byte{}, int64(0))
 	f.Fuzz(func(t *testing.T, b []byte, offset int64) {
@@ -26,7 +28,7 @@ func FuzzRecord(f *testing.F) {
 			}
 			return
 		}
-		if size > len(b) || r.offset != offset || len(r.data) == 0 || len(r.data) > MaxRecord {
+		if size > len(b) || r.offset != offset || len(r.data) == 0 || len(r.data) > MaxRecord || offset+int64(len(r.data)) > MaxOffset || r.stream != Stdout && r.stream != Stderr {
 			t.Fatalf("decoded %d of %d bytes: %+v", size, len(b), r)
 		}
 		if checksum(b[8:size]) != binary.LittleEndian.Uint32(b[4:]) {
