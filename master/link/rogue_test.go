@@ -12,6 +12,7 @@ import (
 
 	"holdfast/master/mastertest"
 	"holdfast/proto/chain"
+	"holdfast/proto/feature"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/proto/rpcerr"
 )
@@ -87,6 +88,7 @@ func (g *rogue) session() {
 // hello is a true one most of the time.
 func (g *rogue) hello() *holdfastv1.Hello {
 	h := proto.CloneOf(g.Hello)
+	h.Features = one(g.source, feature.All, feature.All, feature.All, nil, []string{"of tomorrow"})
 	for _, st := range g.own {
 		h.Attempts = append(h.Attempts, st.Held())
 	}
@@ -164,7 +166,7 @@ func (g *rogue) cause() string {
 
 // message is anything.
 func (g *rogue) message() proto.Message {
-	switch g.pick(16) {
+	switch g.pick(18) {
 	case 0, 1, 2:
 		return g.batch()
 	case 3, 4:
@@ -187,6 +189,8 @@ func (g *rogue) message() proto.Message {
 		return &holdfastv1.ConnectRequest{}
 	case 11:
 		return g.hello() // a second one
+	case 12, 13:
+		return g.recover()
 	default: // something that makes sense, so that there is something to spoil
 		st := g.own[g.pick(len(g.own))]
 		if g.pick(2) == 0 {
@@ -201,6 +205,29 @@ func (g *rogue) message() proto.Message {
 		b.Epoch = g.Epoch()
 		return b
 	}
+}
+
+// recover brings an attempt back that the store knows or does not, of a build
+// that it knows or does not.
+func (g *rogue) recover() *holdfastv1.Recover {
+	a := &holdfastv1.Assignment{
+		BuildId: one(g.source, ulid.Make().String(), g.own[0].Build, g.others[0].Build, "", "x"), AttemptNumber: uint32(one(g.source, 1, 0, 7, math.MaxUint32)),
+		Spec: &holdfastv1.BuildSpec{Name: one(g.source, "again", "", "\x00")},
+	}
+	for i := range one(g.source, 1, 0, 3, 1001) {
+		a.StepIds = append(a.StepIds, ulid.Make().String())
+		a.Spec.Steps = append(a.Spec.Steps, &holdfastv1.StepSpec{Name: fmt.Sprint("s", i), Run: "true"})
+	}
+	switch g.pick(8) {
+	case 0:
+		a.StepIds = append(a.StepIds, g.step())
+	case 1:
+		a.Spec.Steps = append(a.Spec.Steps, &holdfastv1.StepSpec{Run: "a", Command: []string{"b"}})
+		a.StepIds = append(a.StepIds, ulid.Make().String())
+	case 2:
+		a.Spec = nil
+	}
+	return &holdfastv1.Recover{AttemptId: g.attempt(), Epoch: g.epoch(), Assignment: a}
 }
 
 func (g *rogue) attemptState() holdfastv1.AttemptState {
