@@ -207,27 +207,39 @@ func (g *rogue) message() proto.Message {
 	}
 }
 
-// recover brings an attempt back that the store knows or does not, of a build
-// that it knows or does not.
+// recover brings back an attempt that nobody knows, or something like it.
 func (g *rogue) recover() *holdfastv1.Recover {
-	a := &holdfastv1.Assignment{
-		BuildId: one(g.source, ulid.Make().String(), g.own[0].Build, g.others[0].Build, "", "x"), AttemptNumber: uint32(one(g.source, 1, 0, 7, math.MaxUint32)),
-		Spec: &holdfastv1.BuildSpec{Name: one(g.source, "again", "", "\x00")},
-	}
-	for i := range one(g.source, 1, 0, 3, 1001) {
+	a := &holdfastv1.Assignment{BuildId: ulid.Make().String(), AttemptNumber: 1, Spec: &holdfastv1.BuildSpec{Name: "again"}}
+	m := &holdfastv1.Recover{AttemptId: ulid.Make().String(), Epoch: g.epoch(), Assignment: a}
+	for i := range one(g.source, 1, 2, 3) {
 		a.StepIds = append(a.StepIds, ulid.Make().String())
 		a.Spec.Steps = append(a.Spec.Steps, &holdfastv1.StepSpec{Name: fmt.Sprint("s", i), Run: "true"})
 	}
-	switch g.pick(8) {
+	switch g.pick(16) {
 	case 0:
-		a.StepIds = append(a.StepIds, g.step())
+		m.AttemptId = g.attempt()
 	case 1:
-		a.Spec.Steps = append(a.Spec.Steps, &holdfastv1.StepSpec{Run: "a", Command: []string{"b"}})
-		a.StepIds = append(a.StepIds, ulid.Make().String())
+		a.BuildId = one(g.source, g.own[0].Build, g.others[0].Build, "", "x")
 	case 2:
+		a.StepIds[0] = g.step()
+	case 3:
+		a.StepIds[len(a.StepIds)-1] = a.StepIds[0]
+	case 4:
+		a.StepIds = append(a.StepIds, g.step())
+	case 5:
+		a.Spec.Steps[0].Command = []string{"both"}
+	case 6:
+		a.Spec.Name = one(g.source, "", "\x00", "a\nb")
+	case 7:
+		a.AttemptNumber = one(g.source, uint32(0), 7, math.MaxUint32)
+	case 8:
 		a.Spec = nil
+	case 9:
+		for len(a.Spec.Steps) <= 1000 {
+			a.Spec.Steps, a.StepIds = append(a.Spec.Steps, a.Spec.Steps[0]), append(a.StepIds, ulid.Make().String())
+		}
 	}
-	return &holdfastv1.Recover{AttemptId: g.attempt(), Epoch: g.epoch(), Assignment: a}
+	return m
 }
 
 func (g *rogue) attemptState() holdfastv1.AttemptState {
