@@ -24,6 +24,9 @@ import (
 //	                               a snapshot.
 //	otherwise                      send from mark+1 on.
 func (s *session) admit(ctx context.Context, t *attempt, m *holdfastv1.Marks) error {
+	if m.GetSeq() >= maxNumber {
+		return fmt.Errorf("%w: attempt %s: %d updates are committed", errWrongOrder, t.meta.Attempt, m.GetSeq())
+	}
 	s.mu.Lock()
 	f := s.voyages[t.meta.Attempt]
 	s.mu.Unlock()
@@ -83,7 +86,7 @@ func (t *attempt) resume(m *holdfastv1.Marks, ours bool) {
 	}
 	for _, mark := range m.GetLogs() {
 		if i := t.stepIndex(mark.GetStepId()); i >= 0 {
-			t.logs[i].acked = mark.GetOffset()
+			t.logs[i].acked = max(0, mark.GetOffset())
 		}
 	}
 	acked := t.acked
