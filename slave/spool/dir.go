@@ -48,14 +48,12 @@ func segments(dir string) ([]segment, error) {
 			continue // not ours: a step can put anything here
 		}
 		name, ok := strings.CutSuffix(full, suffix)
-		if !ok || len(name) != 20 {
-			continue
-		}
 		base, err := strconv.ParseInt(name, 10, 64)
-		if err != nil || base < 0 || base > MaxOffset || name[0] == '+' {
-			continue
+		s := segment{path: filepath.Join(dir, full), base: base}
+		if !ok || err != nil || base < 0 || base > MaxOffset || s.path != segmentPath(dir, base) {
+			continue // ParseInt takes more than one spelling
 		}
-		list = append(list, segment{path: filepath.Join(dir, full), base: base})
+		list = append(list, s)
 	}
 	slices.SortFunc(list, func(a, b segment) int { return cmp.Compare(a.base, b.base) })
 	return list, nil
