@@ -46,7 +46,9 @@ func FuzzHierarchies(f *testing.F) {
 				t.Errorf("%q is outside of %q", h.own, h.mount)
 			}
 		}
-		clean := func(s string) bool { return s != "" && s[0] == '/' && filepath.Clean(s) == s && !strings.Contains(s, "\x00") }
+		clean := func(s string) bool {
+			return s != "" && s[0] == '/' && filepath.Clean(s) == s && !strings.Contains(s, "\x00")
+		}
 		if !clean(mount) || !clean(root) || !clean(path) || strings.ContainsAny(path, "\n\r") || strings.ContainsAny(options, " \n") || strings.HasPrefix(path, "/..") {
 			return
 		}
