@@ -115,14 +115,27 @@ func FuzzForged(f *testing.F) {
 // begin accepts an attempt and starts its runner.
 func (s *forger) begin(a *Agent) {
 	steps := 1 + s.pick(3)
-	meta := attemptMeta{Version: metaVersion, Attempt: newID(), Store: "S", Number: 1, spec: spec(steps)}
+	want := &holdfastv1.Want{AttemptId: newID(), Assignment: &holdfastv1.Assignment{BuildId: newID(), AttemptNumber: 1, Spec: spec(steps)}}
 	for range steps {
-		meta.StepIDs = append(meta.StepIDs, newID())
+		want.Assignment.StepIds = append(want.Assignment.StepIds, newID())
 	}
+	meta, err := newMeta("S", want)
+	s.must(err)
 	s.att, s.judge = a.newAttempt(meta, newReport(meta.StepIDs)), newJudge(meta.StepIDs)
-	s.must(s.att.report(s.t.Context(), true, func(b *batch) { b.accepted() }))
-	s.must(s.att.launchRunner(s.t.Context()))
-	s.att.launched, s.att.launch = true, launchRecord{BootID: a.cfg.BootID, Tries: 1, Records: runner.RecordVersion}
+	s.must(s.att.born(s.t.Context(), "", ""))
+	s.att.confirm()
+	_, err = s.att.start(s.t.Context())
+	s.must(err)
+}
+
+// restart is another agent on the same directory. It has been told what to do.
+func (s *forger) restart() {
+	info, ok, err := s.att.a.journal.Info(s.att.meta.Attempt)
+	if err != nil || !ok {
+		s.t.Fatalf("the journal has %v, %v", info, err)
+	}
+	s.att, err = s.att.a.load(info)
+	s.must(err)
 	s.att.confirm()
 }
 
@@ -179,7 +192,9 @@ func (s *forger) look() {
 // act does one thing.
 func (s *forger) act() {
 	steps := len(s.att.meta.StepIDs)
-	switch s.pick(10) {
+	switch s.pick(11) {
+	case 10:
+		s.restart()
 	case 0, 1:
 		s.look()
 	case 2, 3, 4: // the runner goes on as it should, if it still can

@@ -26,6 +26,7 @@ type hostile struct {
 	runners *fakeRunners
 	s       *session // nil: none is open
 	told    map[string]*toldAttempt
+	started map[string]bool // attempts that have or had a runner
 	ids     []string
 }
 
@@ -53,26 +54,14 @@ func FuzzHostileMaster(f *testing.F) {
 		if len(b) > 2<<10 {
 			return
 		}
-		h := &hostile{source: &source{b}, t: t, runners: newFakeRunners(t), told: make(map[string]*toldAttempt)}
-		agent, err := New(Config{
-			Dir: dir, Name: "b7", Masters: []string{"nobody"}, Runners: h.runners, NoSync: true, MinFree: -1, BootID: "boot-1", Slots: 3,
-			Logger: slog.New(slog.DiscardHandler), Environ: func() []string { return nil },
-		})
-		h.must(err)
+		h := &hostile{source: &source{b}, t: t, runners: newFakeRunners(t), told: make(map[string]*toldAttempt), started: make(map[string]bool)}
 		h.must(os.RemoveAll(filepath.Join(dir, "identity.json")))
 		streams, err := j.Streams() // of a run that failed
 		h.must(err)
 		for _, s := range streams {
 			h.must(j.Append(t.Context(), journal.Write{Stream: s.Name, Drop: true}))
 		}
-		agent.journal, agent.spawn = j, func(func(context.Context) error) {}
-		agent.id, err = readIdentity(dir, agent.cfg.Entropy, true)
-		h.must(err)
-		agent.tombs, err = loadTombstones(j, 10)
-		h.must(err)
-		agent.left, err = agent.loadLeftovers(t.Context())
-		h.must(err)
-		h.a, h.l = agent, newLink(agent)
+		h.start(dir, j)
 		h.meet(h.welcome("S"))
 		for h.more() {
 			h.act()
@@ -81,6 +70,37 @@ func FuzzHostileMaster(f *testing.F) {
 		h.end()
 		h.runners.release()
 	})
+}
+
+// start starts an agent on what the last one has left.
+func (h *hostile) start(dir string, j *journal.Journal) {
+	a, err := New(Config{
+		Dir: dir, Name: "b7", Masters: []string{"nobody"}, Runners: h.runners, NoSync: true, MinFree: -1, BootID: "boot-1", Slots: 3,
+		Logger: slog.New(slog.DiscardHandler), Environ: func() []string { return nil },
+	})
+	h.must(err)
+	a.journal, a.spawn = j, func(func(context.Context) error) {}
+	a.id, err = readIdentity(dir, a.cfg.Entropy, true)
+	h.must(err)
+	h.must(a.id.start())
+	a.tombs, err = loadTombstones(j, 1000)
+	h.must(err)
+	a.left, err = a.loadLeftovers(h.t.Context())
+	h.must(err)
+	streams, err := j.Streams()
+	h.must(err)
+	for _, info := range streams {
+		if info.Name == tombstoneStream || info.Name == leftoverStream {
+			continue
+		}
+		t, err := a.load(info)
+		h.must(err)
+		a.add(t)
+		if told := h.told[info.Name]; !h.started[info.Name] {
+			told.accept, told.stopped = false, false // it waits for a Want of a new session
+		}
+	}
+	h.a, h.l, h.s = a, newLink(a), nil
 }
 
 func (h *hostile) must(err error) {
@@ -169,7 +189,9 @@ func (h *hostile) say(m *holdfastv1.ConnectResponse) {
 }
 
 func (h *hostile) act() {
-	switch h.pick(12) {
+	switch h.pick(13) {
+	case 12:
+		h.start(h.a.cfg.Dir, h.a.journal)
 	case 0:
 		h.meet(h.welcome(one(h.source, "S", "S", "S", "T", "")))
 	case 1, 2, 3:
@@ -399,6 +421,10 @@ func (h *hostile) check() {
 	defer h.runners.mu.Unlock()
 	for dir := range h.runners.runners {
 		id := filepath.Base(dir)
+		if h.started[id] {
+			continue
+		}
+		h.started[id] = true
 		if t := h.told[id]; t == nil || !t.accept || t.stopped {
 			h.t.Fatalf("attempt %s was started: %+v", id, t)
 		}
