@@ -8,6 +8,7 @@ import (
 
 	"holdfast/journal"
 	holdfastv1 "holdfast/proto/holdfast/v1"
+	"holdfast/slave/spool"
 )
 
 // admit brings an attempt into the session at the store's marks, once; later
@@ -86,7 +87,7 @@ func (t *attempt) resume(m *holdfastv1.Marks, ours bool) {
 	}
 	for _, mark := range m.GetLogs() {
 		if i := t.stepIndex(mark.GetStepId()); i >= 0 {
-			t.logs[i].acked = max(0, mark.GetOffset())
+			t.logs[i].acked = min(max(0, mark.GetOffset()), spool.MaxOffset)
 		}
 	}
 	acked := t.acked
