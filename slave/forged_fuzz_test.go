@@ -69,8 +69,8 @@ type forger struct {
 // nothing that a master refuses, no update is too large for a batch, and once the
 // runner is dead the attempt ends (P-limits P25, P-update P34, P-readopt P37).
 func FuzzForged(f *testing.F) {
-	for seed := range 24 {
-		f.Add(noise(seed, 20+10*seed))
+	for seed := range 12 {
+		f.Add(noise(seed, 20+20*seed))
 	}
 	agent, err := New(Config{
 		Dir: f.TempDir(), Name: "b7", Masters: []string{"nobody"}, Runners: newFakeRunners(f), NoSync: true, MinFree: -1, BootID: "boot-1",
