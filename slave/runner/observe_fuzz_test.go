@@ -39,11 +39,13 @@ func FuzzObserve(f *testing.F) {
 	add(`{"version":99}`, `{"version":2}`, `{"version":99}`, `{"version":2}`, `{"version":2}`)
 	add(`{"version":1,"steps":null}`, "null", "[]", `{"version":1,"state":"succeeded"}`, "0")
 	add(plan, started, `{"version":1,"state":"failed","detail":"`+strings.Repeat("x", recordRoom)+`"}`, `{"version":1,"state":"failed","cause":"`+strings.Repeat("y", 1000)+`"}`, "")
-	for kind := range byte(len(obstacles) + 2) {
-		add(plan, started, exit, end, stop, 255, 255, kind, kind, kind, kind)
-		add(plan, started, exit, end, stop, kind, kind, 255, kind)
-	}
 	names := slices.Sorted(maps.Keys(obstacles))
+	for kind := range byte(len(names) + 1) {
+		add(plan, started, exit, end, stop, 255, 255, kind, kind, kind, kind)
+		if int(kind) == len(names) || names[kind] != "terabyte" { // that of a plan takes long to read
+			add(plan, started, exit, end, stop, kind, kind, 255, kind)
+		}
+	}
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, plan, started, exit, end, stop, kinds []byte) {
 		if len(plan)+len(started)+len(exit)+len(end)+len(stop) > 1<<20 {
