@@ -1,6 +1,6 @@
 // Package e2e tests holdfast from outside: the real binary, separate master
 // and slave processes, a TCP proxy between them that can be cut or slow, and
-// kill -9.
+// kill -9, from outside or at a fail point (package failpoint) from within.
 //
 // What must be on a disk before it is said is read off the system calls, by
 // strace. Everything else is read through the CLI that scripts use, so that its

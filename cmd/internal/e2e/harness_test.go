@@ -34,14 +34,22 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		binary = filepath.Join(dir, "holdfast")
-		build := exec.Command("go", "build", "-o", binary, "holdfast/cmd/holdfast")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+		if err := build(binary); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		return m.Run()
 	}())
+}
+
+func build(to string, flags ...string) error {
+	args := append([]string{"build", "-o", to}, flags...)
+	cmd := exec.Command("go", append(args, "holdfast/cmd/holdfast")...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // look makes go's test cache see the sources of the binary: it knows what this
@@ -86,6 +94,7 @@ type daemon struct {
 	name string
 	exe  string // holdfast of this or another version
 	args []string
+	env  []string // besides ours
 	log  *os.File
 	cmd  *exec.Cmd
 	over chan struct{}
@@ -99,11 +108,17 @@ func startDaemon(t testing.TB, name string, args ...string) *daemon {
 // startVersion starts a daemon of some version of holdfast.
 func startVersion(t testing.TB, exe, name string, args ...string) *daemon {
 	t.Helper()
+	return startIn(t, nil, exe, name, args...)
+}
+
+// startIn is startVersion with more in its environment.
+func startIn(t testing.TB, env []string, exe, name string, args ...string) *daemon {
+	t.Helper()
 	log, err := os.Create(filepath.Join(t.TempDir(), name+".log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{t: t, name: name, exe: exe, args: args, log: log}
+	d := &daemon{t: t, name: name, exe: exe, args: args, env: env, log: log}
 	d.start()
 	t.Cleanup(func() {
 		d.kill()
@@ -122,6 +137,7 @@ func startVersion(t testing.TB, exe, name string, args ...string) *daemon {
 func (d *daemon) start() {
 	d.t.Helper()
 	d.cmd = exec.Command(d.exe, d.args...)
+	d.cmd.Env = append(os.Environ(), d.env...)
 	d.run()
 }
 
@@ -222,6 +238,12 @@ func newFarm(t testing.TB, masterArgs ...string) *farm {
 // newFarmOf is newFarm with a master of some version of holdfast.
 func newFarmOf(t testing.TB, exe string, masterArgs ...string) *farm {
 	t.Helper()
+	return newFarmIn(t, nil, exe, masterArgs...)
+}
+
+// newFarmIn is newFarmOf with more in the master's environment.
+func newFarmIn(t testing.TB, env []string, exe string, masterArgs ...string) *farm {
+	t.Helper()
 	if err := look(); err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +253,7 @@ func newFarmOf(t testing.TB, exe string, masterArgs ...string) *farm {
 	// way but the proxy may be told.
 	args := append([]string{"master", "--data", filepath.Join(f.dir, "master"), "--advertise", f.link.addr,
 		"--listen", loopback(), "--http", loopback(), "--addr-file", addrFile}, masterArgs...)
-	f.master = startVersion(t, exe, "master", args...)
+	f.master = startIn(t, env, exe, "master", args...)
 	f.readAddr(addrFile)
 	// From now on the same addresses: slaves must find it again.
 	for i, a := range f.master.args {
@@ -274,11 +296,17 @@ func (f *farm) slave(name string, args ...string) *daemon {
 // slaveOf is slave with an agent of some version of holdfast.
 func (f *farm) slaveOf(exe, name string, args ...string) *daemon {
 	f.t.Helper()
-	d := startVersion(f.t, exe, name, append([]string{"slave", "--data", f.slaveDir(name), "--name", name, "--master", f.link.addr}, args...)...)
+	d := f.slaveIn(nil, exe, name, args...)
 	f.connected(name)
+	return d
+}
+
+// slaveIn starts a slave with more in its environment, and does not wait.
+func (f *farm) slaveIn(env []string, exe, name string, args ...string) *daemon {
+	f.t.Helper()
 	// Runners outlive their agents; nothing may outlive the test.
 	f.t.Cleanup(func() { killMarked(f.slaveDir(name)) })
-	return d
+	return startIn(f.t, env, exe, name, append([]string{"slave", "--data", f.slaveDir(name), "--name", name, "--master", f.link.addr}, args...)...)
 }
 
 func (f *farm) slaveDir(name string) string {
