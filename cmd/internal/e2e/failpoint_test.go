@@ -157,7 +157,7 @@ func dieAt(t *testing.T, exe, point string, comes int) bool {
 	case "slave":
 		again = revive(t, slave)
 	}
-	w := witness(filepath.Join(f.dir, "witness"))
+	w := f.witness()
 	const half = 2000
 	step := func(n int) string {
 		return fmt.Sprintf(`%s; i=%d; while [ $i -lt %d ]; do i=$((i+1)); echo line $i; done; sleep 0.1; %s`, w.says("begins"), (n-1)*half, n*half, w.says("done"))

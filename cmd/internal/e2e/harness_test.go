@@ -95,6 +95,7 @@ type daemon struct {
 	exe  string // holdfast of this or another version
 	args []string
 	env  []string // besides ours
+	in   []string // what puts it into another network, in front of it
 	log  *os.File
 	cmd  *exec.Cmd
 	over chan struct{}
@@ -108,26 +109,26 @@ func startDaemon(t testing.TB, name string, args ...string) *daemon {
 // startVersion starts a daemon of some version of holdfast.
 func startVersion(t testing.TB, exe, name string, args ...string) *daemon {
 	t.Helper()
-	return startIn(t, nil, exe, name, args...)
+	return begin(&daemon{t: t, name: name, exe: exe, args: args})
 }
 
-// startIn is startVersion with more in its environment.
-func startIn(t testing.TB, env []string, exe, name string, args ...string) *daemon {
-	t.Helper()
-	log, err := os.Create(filepath.Join(t.TempDir(), name+".log"))
+// begin starts a daemon for the first time; it ends with the test.
+func begin(d *daemon) *daemon {
+	d.t.Helper()
+	log, err := os.Create(filepath.Join(d.t.TempDir(), d.name+".log"))
 	if err != nil {
-		t.Fatal(err)
+		d.t.Fatal(err)
 	}
-	d := &daemon{t: t, name: name, exe: exe, args: args, env: env, log: log}
+	d.log = log
 	d.start()
-	t.Cleanup(func() {
+	d.t.Cleanup(func() {
 		d.kill()
-		if t.Failed() {
+		if d.t.Failed() {
 			out, _ := os.ReadFile(log.Name())
 			if len(out) > 20000 {
 				out = out[len(out)-20000:]
 			}
-			t.Logf("--- log of %s\n%s", name, out)
+			d.t.Logf("--- log of %s\n%s", d.name, out)
 		}
 		log.Close()
 	})
@@ -136,7 +137,8 @@ func startIn(t testing.TB, env []string, exe, name string, args ...string) *daem
 
 func (d *daemon) start() {
 	d.t.Helper()
-	d.cmd = exec.Command(d.exe, d.args...)
+	line := slices.Concat(d.in, []string{d.exe}, d.args)
+	d.cmd = exec.Command(line[0], line[1:]...)
 	d.cmd.Env = append(os.Environ(), d.env...)
 	d.run()
 }
@@ -228,6 +230,7 @@ type farm struct {
 	http   string
 	link   *proxy
 	dirs   map[string]string // of slaves that are elsewhere than usual
+	in     []string          // what puts a command into the master's network, in front of it
 }
 
 func newFarm(t testing.TB, masterArgs ...string) *farm {
@@ -253,7 +256,7 @@ func newFarmIn(t testing.TB, env []string, exe string, masterArgs ...string) *fa
 	// way but the proxy may be told.
 	args := append([]string{"master", "--data", filepath.Join(f.dir, "master"), "--advertise", f.link.addr,
 		"--listen", loopback(), "--http", loopback(), "--addr-file", addrFile}, masterArgs...)
-	f.master = startIn(t, env, exe, "master", args...)
+	f.master = begin(&daemon{t: t, name: "master", exe: exe, args: args, env: env})
 	f.readAddr(addrFile)
 	// From now on the same addresses: slaves must find it again.
 	for i, a := range f.master.args {
@@ -306,7 +309,8 @@ func (f *farm) slaveIn(env []string, exe, name string, args ...string) *daemon {
 	f.t.Helper()
 	// Runners outlive their agents; nothing may outlive the test.
 	f.t.Cleanup(func() { killMarked(f.slaveDir(name)) })
-	return startIn(f.t, env, exe, name, append([]string{"slave", "--data", f.slaveDir(name), "--name", name, "--master", f.link.addr}, args...)...)
+	return begin(&daemon{t: f.t, name: name, exe: exe, env: env,
+		args: append([]string{"slave", "--data", f.slaveDir(name), "--name", name, "--master", f.link.addr}, args...)})
 }
 
 func (f *farm) slaveDir(name string) string {
@@ -368,7 +372,8 @@ func (f *farm) try(args ...string) result {
 
 func (f *farm) tryInput(stdin string, args ...string) result {
 	f.t.Helper()
-	cmd := exec.Command(binary, args...)
+	line := slices.Concat(f.in, []string{binary}, args)
+	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Env = append(os.Environ(), "HOLDFAST_ADDR="+f.addr)
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer

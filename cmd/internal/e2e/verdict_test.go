@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
 	"hash/crc32"
 	"os"
@@ -17,6 +18,28 @@ import (
 // witness is a file to which steps say what they do, past holdfast: lines of
 // attempt, step, and `begins` or `done`.
 type witness string
+
+func (f *farm) witness() witness { return witness(filepath.Join(f.dir, "witness")) }
+
+// counting is a build that says "line 1" to "line n", ten a second, before a
+// witness. Limits are of the step, as in "silence: 2s, ".
+func (w witness) counting(limits string, n int) string {
+	return fmt.Sprintf(`
+name: counting
+steps:
+  - {name: count, %srun: '%s; i=0; while [ $i -lt %d ]; do i=$((i+1)); echo line $i; sleep 0.1; done; %s'}
+`, limits, w.says("begins"), n, w.says("done"))
+}
+
+// counted is what the steps of such a build did.
+func (w witness) counted(t testing.TB, n int) map[string]*judge.Attempt {
+	t.Helper()
+	var all bytes.Buffer
+	for i := range n {
+		fmt.Fprintf(&all, "line %d\n", i+1)
+	}
+	return w.attempts(t, func(int) []byte { return all.Bytes() })
+}
 
 // says is shell that adds a line.
 func (w witness) says(what string) string {
