@@ -32,7 +32,7 @@ var mortal = sync.OnceValues(func() (string, error) {
 const (
 	goesOn = iota // attempt 1 goes on, nothing runs twice
 	lost          // attempt 1 is lost with its runner, attempt 2 does it all again
-	cancel        // the build is being cancelled
+	cancel        // the build is cancelled, and is so in the end
 )
 
 // deaths are all fail points, with the passes at which to die, and what it comes
@@ -87,7 +87,17 @@ var deaths = []struct {
 	{"master.before-commit", []int{2, 5}, goesOn},
 	{"master.after-commit", []int{2, 5}, goesOn},
 	{"master.forget-committed", []int{1}, goesOn},
+
 	{"master.cancel-committed", []int{1}, cancel},
+	{"master.before-want", []int{2}, cancel}, // stop
+	{"master.after-want", []int{2}, cancel},
+	{"slave.before-append", []int{3}, cancel}, // an end
+	{"slave.after-append", []int{3}, cancel},
+	{"slave.before-forget", []int{1}, cancel},
+	{"slave.after-forget", []int{1}, cancel},
+	{"runner.before-exit", []int{1}, cancel},
+	{"runner.after-exit", []int{1}, cancel},
+	{"runner.after-end", []int{1}, cancel},
 }
 
 // P-durable, P-once, P-kept, P-start-once, P-readopt: each process dies once at each
@@ -102,7 +112,11 @@ func TestFailpoints(t *testing.T) {
 	for _, d := range deaths {
 		for _, pass := range d.passes {
 			point := fmt.Sprintf("%s:%d", d.point, pass)
-			t.Run(point, func(t *testing.T) {
+			name := point
+			if d.comes == cancel {
+				name += " while cancelled"
+			}
+			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				if !dieAt(t, exe, point, d.comes) {
 					t.Fatalf("no process came by %s", point)
@@ -171,18 +185,21 @@ func dieAt(t *testing.T, exe, point string, comes int) bool {
 	}
 	spec := fmt.Sprintf("name: mortal\nretry: {backoff: 50ms}\nsteps:\n  - {name: one, run: '%s'}\n  - {name: two, run: '%s'}\n", step(1), step(2))
 	if comes == cancel {
-		spec = "name: mortal\nsteps:\n  - {name: one, run: 'sleep 1000'}\n"
+		spec = fmt.Sprintf("name: mortal\nsteps:\n  - {name: one, run: '%s; sleep 1000'}\n", w.says("begins"))
 	}
 	id := f.submit(spec)
 	asked := map[string]judge.Asked{id: {Cancelled: comes == cancel}}
 	if comes == cancel {
-		f.settled(id, 20*time.Second, "running")
+		eventually(t, 20*time.Second, "the step runs", func() bool {
+			b := f.show(id)
+			return len(b.Attempts) == 1 && b.Attempts[0].Steps[0].State == "running"
+		})
 		f.do("cancel", id, "--reason", "test")
 	}
 	// What dies last dies when the slave is told to forget.
 	there := func() bool { _, err := os.Stat(hit); return err == nil }
 	for deadline := time.Now().Add(20 * time.Second); !there(); time.Sleep(20 * time.Millisecond) {
-		if left, err := os.ReadDir(filepath.Join(f.slaveDir("b1"), "attempts")); time.Now().After(deadline) || err == nil && len(left) == 0 && f.show(id).State == "succeeded" {
+		if left, err := os.ReadDir(filepath.Join(f.slaveDir("b1"), "attempts")); time.Now().After(deadline) || err == nil && len(left) == 0 && slices.Contains([]string{"succeeded", "cancelled"}, f.show(id).State) {
 			time.Sleep(200 * time.Millisecond)
 			if !there() {
 				return false
@@ -195,7 +212,7 @@ func dieAt(t *testing.T, exe, point string, comes int) bool {
 		}
 	}
 	b := f.settled(id, 40*time.Second, "succeeded", "failed", "shelved", "cancelled")
-	attempts := make(map[string]*judge.Attempt)
+	attempts := w.attempts(t, wrote)
 	if comes != cancel {
 		eventually(t, 20*time.Second, "the whole log", func() bool {
 			b = f.show(id)
@@ -203,7 +220,6 @@ func dieAt(t *testing.T, exe, point string, comes int) bool {
 			return len(steps) == 2 && steps[0].LogState == "complete" && steps[1].LogState == "complete"
 		})
 		wantCount(t, f.lines(id), 2*half)
-		attempts = w.attempts(t, wrote)
 	}
 	switch comes {
 	case goesOn:
