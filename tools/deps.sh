@@ -35,6 +35,9 @@ if [ "$(uname -s)" = Linux ] && [ ! -e /usr/include/stdlib.h ]; then
 	missing+="  stdlib.h (libc6-dev): the race detector"$'\n'
 	packages+=" libc6-dev"
 fi
+if [ "$(uname -s)" = Linux ] && [ "$(id -u)" != 0 ]; then
+	echo "NOT ROOT, so that some tests will skip and prove nothing here: networks of their own, small disks, control groups"
+fi
 [ -n "$packages" ] || exit 0
 
 if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then

@@ -41,7 +41,7 @@ func runnerPID(t testing.TB, attempt string) int {
 // patience, or all of a machine's do: it was not dead, and its step was not silent.
 func TestSuspended(t *testing.T) {
 	t.Parallel()
-	const lines = 50
+	const lines = 70
 	stands := 9 * time.Second // a stall, a second dial, and its wait for Welcome
 	if slow {
 		stands = 45 * time.Second // keepalive, too
