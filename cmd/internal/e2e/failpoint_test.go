@@ -9,6 +9,7 @@ import (
 	"go/token"
 	"io/fs"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -154,36 +155,23 @@ func TestFailpointsSweep(t *testing.T) {
 // dieAt runs a build in which one process dies at a point; false: none came by.
 func dieAt(t *testing.T, exe, point string, comes int) bool {
 	hit := filepath.Join(t.TempDir(), "hit")
-	arms := []string{"HOLDFAST_FAILPOINT=" + point, "HOLDFAST_FAILPOINT_HIT=" + hit}
-	side, _, _ := strings.Cut(point, ".")
 	var forMaster, forSlave []string
-	if side == "master" {
-		forMaster = arms
+	if sideOf(point) == "master" {
+		forMaster = arm(point, hit)
 	} else {
-		forSlave = arms
+		forSlave = arm(point, hit)
 	}
 	f := newFarmIn(t, forMaster, exe)
 	slave := f.slaveIn(forSlave, exe, "b1")
 	var again <-chan error
-	switch side {
+	switch sideOf(point) {
 	case "master":
-		again = revive(t, f.master)
+		again, _ = revive(t, f.master)
 	case "slave":
-		again = revive(t, slave)
+		again, _ = revive(t, slave)
 	}
 	w := f.witness()
-	const half = 2000
-	step := func(n int) string {
-		return fmt.Sprintf(`%s; i=%d; while [ $i -lt %d ]; do i=$((i+1)); echo line $i; done; sleep 0.1; %s`, w.says("begins"), (n-1)*half, n*half, w.says("done"))
-	}
-	wrote := func(n int) []byte {
-		var b bytes.Buffer
-		for i := (n-1)*half + 1; i <= n*half; i++ {
-			fmt.Fprintf(&b, "line %d\n", i)
-		}
-		return b.Bytes()
-	}
-	spec := fmt.Sprintf("name: mortal\nretry: {backoff: 50ms}\nsteps:\n  - {name: one, run: '%s'}\n  - {name: two, run: '%s'}\n", step(1), step(2))
+	spec := w.mortal()
 	if comes == cancel {
 		spec = fmt.Sprintf("name: mortal\nsteps:\n  - {name: one, run: '%s; sleep 1000'}\n", w.says("begins"))
 	}
@@ -212,14 +200,9 @@ func dieAt(t *testing.T, exe, point string, comes int) bool {
 		}
 	}
 	b := f.settled(id, 40*time.Second, "succeeded", "failed", "shelved", "cancelled")
-	attempts := w.attempts(t, wrote)
+	attempts := w.attempts(t, halfOf)
 	if comes != cancel {
-		eventually(t, 20*time.Second, "the whole log", func() bool {
-			b = f.show(id)
-			steps := b.Attempts[len(b.Attempts)-1].Steps
-			return len(steps) == 2 && steps[0].LogState == "complete" && steps[1].LogState == "complete"
-		})
-		wantCount(t, f.lines(id), 2*half)
+		b = f.bothHalves(id)
 	}
 	switch comes {
 	case goesOn:
@@ -242,26 +225,155 @@ func dieAt(t *testing.T, exe, point string, comes int) bool {
 	return true
 }
 
-// revive starts a daemon again, without its fail point, when it has died at it.
-func revive(t *testing.T, d *daemon) <-chan error {
-	again, stop, stopped := make(chan error, 1), make(chan struct{}), make(chan struct{})
+func sideOf(point string) string {
+	side, _, _ := strings.Cut(point, ".")
+	return side
+}
+
+// arm is the environment of who shall die at a point, and leave word.
+func arm(point, hit string) []string {
+	return []string{"HOLDFAST_FAILPOINT=" + point, "HOLDFAST_FAILPOINT_HIT=" + hit}
+}
+
+// half is how many lines each of the two steps of a mortal build says.
+const half = 2000
+
+// mortal is a build of two steps, before a witness.
+func (w witness) mortal() string {
+	step := func(n int) string {
+		return fmt.Sprintf(`%s; i=%d; while [ $i -lt %d ]; do i=$((i+1)); echo line $i; done; sleep 0.1; %s`, w.says("begins"), (n-1)*half, n*half, w.says("done"))
+	}
+	return fmt.Sprintf("name: mortal\nretry: {backoff: 50ms}\nsteps:\n  - {name: one, run: '%s'}\n  - {name: two, run: '%s'}\n", step(1), step(2))
+}
+
+// halfOf is what the n-th step of it writes.
+func halfOf(n int) []byte {
+	var b bytes.Buffer
+	for i := (n-1)*half + 1; i <= n*half; i++ {
+		fmt.Fprintf(&b, "line %d\n", i)
+	}
+	return b.Bytes()
+}
+
+// bothHalves waits for the whole log of a mortal build, and checks it.
+func (f *farm) bothHalves(id string) (b buildView) {
+	f.t.Helper()
+	eventually(f.t, 20*time.Second, "the whole log", func() bool {
+		b = f.show(id)
+		steps := b.Attempts[len(b.Attempts)-1].Steps
+		return len(steps) == 2 && steps[0].LogState == "complete" && steps[1].LogState == "complete"
+	})
+	wantCount(f.t, f.lines(id), 2*half)
+	return b
+}
+
+// revive starts a daemon again whenever it has died at its fail point, the next
+// times with these environments, then without; again tells of the first time.
+// After enough it does not any more.
+func revive(t *testing.T, d *daemon, next ...[]string) (again <-chan error, enough func()) {
+	first, stop, stopped := make(chan error, 1), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
-		select {
-		case <-d.over:
-		case <-stop:
-			return
+		for {
+			select {
+			case <-d.over:
+			case <-stop:
+				return
+			}
+			if status, ok := d.cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != syscall.SIGKILL {
+				select {
+				case first <- fmt.Errorf("%s: %v", d.name, d.cmd.ProcessState):
+				default:
+					t.Errorf("%s: %v", d.name, d.cmd.ProcessState)
+				}
+				return
+			}
+			d.env = nil
+			if len(next) > 0 {
+				d.env, next = next[0], next[1:]
+			}
+			d.start()
+			select {
+			case first <- nil:
+			default:
+			}
+			if d.env == nil {
+				return
+			}
 		}
-		if status, ok := d.cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != syscall.SIGKILL {
-			again <- fmt.Errorf("%s: %v", d.name, d.cmd.ProcessState)
-			return
+	}()
+	enough = sync.OnceFunc(func() { close(stop); <-stopped })
+	t.Cleanup(enough)
+	return first, enough
+}
+
+// P-durable, P-once, P-kept: master, agent and a runner die more than once, wherever
+// it hits them, also while they recover.
+func TestFailpointsAtRandom(t *testing.T) {
+	exe, err := mortal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rounds := 8
+	if slow {
+		rounds = 200
+	}
+	seed := rand.Uint64N(1_000_000)
+	if s := os.Getenv("HOLDFAST_SEED"); s != "" {
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
 		}
+		rounds = 1
+	}
+	for i := range uint64(rounds) {
+		t.Run(fmt.Sprintf("HOLDFAST_SEED=%d", seed+i), func(t *testing.T) {
+			t.Parallel()
+			dieOften(t, exe, rand.New(rand.NewPCG(seed+i, 0)))
+		})
+	}
+}
+
+// dieOften runs a build in which processes die up to three times a side.
+func dieOften(t *testing.T, exe string, rng *rand.Rand) {
+	dir := t.TempDir()
+	draw := func(master bool) (envs [][]string) {
+		for range 1 + rng.IntN(3) {
+			d := deaths[rng.IntN(len(deaths))]
+			for (sideOf(d.point) == "master") != master || d.comes == cancel {
+				d = deaths[rng.IntN(len(deaths))]
+			}
+			point := fmt.Sprintf("%s:%d", d.point, d.passes[rng.IntN(len(d.passes))])
+			t.Log(point)
+			envs = append(envs, arm(point, filepath.Join(dir, strconv.Itoa(rng.Int()))))
+		}
+		return envs
+	}
+	forMaster, forSlave := draw(true), draw(false)
+	f := newFarmIn(t, forMaster[0], exe)
+	_, enoughOfMaster := revive(t, f.master, forMaster[1:]...)
+	slave := f.slaveIn(forSlave[0], exe, "b1")
+	_, enoughOfSlave := revive(t, slave, forSlave[1:]...)
+	w := f.witness()
+	id := f.submit(w.mortal())
+	b := f.settled(id, time.Minute, "succeeded", "failed", "shelved", "cancelled")
+	if b.State != "succeeded" || len(b.Attempts) > 2 {
+		t.Errorf("got %+v", b)
+	}
+	enoughOfMaster()
+	enoughOfSlave()
+	for _, d := range []*daemon{f.master, slave} {
+		d.kill()
 		d.env = nil
 		d.start()
-		again <- nil
-	}()
-	t.Cleanup(func() { close(stop); <-stopped })
-	return again
+	}
+	f.connected("b1")
+	b = f.bothHalves(id)
+	attempts := w.attempts(t, halfOf)
+	if a := attempts[b.Attempts[0].ID]; a != nil && len(b.Attempts) == 2 {
+		last := a.Steps[a.Order[len(a.Order)-1]]
+		last.Unsure = true
+	}
+	f.verdict(map[string]*daemon{"b1": slave}, attempts, map[string]judge.Asked{id: {}})
 }
 
 // Each fail point of the source has its deaths, and the other way round.
