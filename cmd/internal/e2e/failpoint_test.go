@@ -85,8 +85,8 @@ var deaths = []struct {
 	{"master.log-committed", []int{1, 2}, goesOn},
 	{"master.before-ack", []int{1, 2}, goesOn},
 	{"master.after-ack", []int{1, 2}, goesOn},
-	{"master.before-commit", []int{2, 5}, goesOn},
-	{"master.after-commit", []int{2, 5}, goesOn},
+	{"master.before-commit", []int{1, 2, 5}, goesOn},
+	{"master.after-commit", []int{1, 2, 5}, goesOn},
 	{"master.forget-committed", []int{1}, goesOn},
 
 	{"master.cancel-committed", []int{1}, cancel},
@@ -155,19 +155,17 @@ func TestFailpointsSweep(t *testing.T) {
 // dieAt runs a build in which one process dies at a point; false: none came by.
 func dieAt(t *testing.T, exe, point string, comes int) bool {
 	hit := filepath.Join(t.TempDir(), "hit")
-	var forMaster, forSlave []string
+	f := newFarmOf(t, exe)
+	var again <-chan error
+	var forSlave []string
 	if sideOf(point) == "master" {
-		forMaster = arm(point, hit)
+		f.armMaster(arm(point, hit))
+		again, _ = revive(t, f.master)
 	} else {
 		forSlave = arm(point, hit)
 	}
-	f := newFarmIn(t, forMaster, exe)
 	slave := f.slaveIn(forSlave, exe, "b1")
-	var again <-chan error
-	switch sideOf(point) {
-	case "master":
-		again, _ = revive(t, f.master)
-	case "slave":
+	if sideOf(point) == "slave" {
 		again, _ = revive(t, slave)
 	}
 	w := f.witness()
@@ -233,6 +231,14 @@ func sideOf(point string) string {
 // arm is the environment of who shall die at a point, and leave word.
 func arm(point, hit string) []string {
 	return []string{"HOLDFAST_FAILPOINT=" + point, "HOLDFAST_FAILPOINT_HIT=" + hit}
+}
+
+// armMaster starts the master again, with a fail point.
+func (f *farm) armMaster(env []string) {
+	f.t.Helper()
+	f.master.kill()
+	f.master.env = env
+	f.master.start()
 }
 
 // half is how many lines each of the two steps of a mortal build says.
@@ -349,7 +355,8 @@ func dieOften(t *testing.T, exe string, rng *rand.Rand) {
 		return envs
 	}
 	forMaster, forSlave := draw(true), draw(false)
-	f := newFarmIn(t, forMaster[0], exe)
+	f := newFarmOf(t, exe)
+	f.armMaster(forMaster[0])
 	_, enoughOfMaster := revive(t, f.master, forMaster[1:]...)
 	slave := f.slaveIn(forSlave[0], exe, "b1")
 	_, enoughOfSlave := revive(t, slave, forSlave[1:]...)

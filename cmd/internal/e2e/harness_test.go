@@ -241,12 +241,6 @@ func newFarm(t testing.TB, masterArgs ...string) *farm {
 // newFarmOf is newFarm with a master of some version of holdfast.
 func newFarmOf(t testing.TB, exe string, masterArgs ...string) *farm {
 	t.Helper()
-	return newFarmIn(t, nil, exe, masterArgs...)
-}
-
-// newFarmIn is newFarmOf with more in the master's environment.
-func newFarmIn(t testing.TB, env []string, exe string, masterArgs ...string) *farm {
-	t.Helper()
 	if err := look(); err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +250,7 @@ func newFarmIn(t testing.TB, env []string, exe string, masterArgs ...string) *fa
 	// way but the proxy may be told.
 	args := append([]string{"master", "--data", filepath.Join(f.dir, "master"), "--advertise", f.link.addr,
 		"--listen", loopback(), "--http", loopback(), "--addr-file", addrFile}, masterArgs...)
-	f.master = begin(&daemon{t: t, name: "master", exe: exe, args: args, env: env})
+	f.master = begin(&daemon{t: t, name: "master", exe: exe, args: args})
 	f.readAddr(addrFile)
 	// From now on the same addresses: slaves must find it again.
 	for i, a := range f.master.args {
