@@ -130,7 +130,7 @@ func TestFailpoints(t *testing.T) {
 // Any commit of the master, and any record of a slave, one after the other.
 func TestFailpointsSweep(t *testing.T) {
 	if !slow {
-		t.Skip("some hundred deaths: HOLDFAST_SLOW=1; TestFailpoints has the first of each kind")
+		t.Skip("about a hundred deaths: HOLDFAST_SLOW=1; TestFailpoints has the first of each kind")
 	}
 	exe, err := mortal()
 	if err != nil {
