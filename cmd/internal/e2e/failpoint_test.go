@@ -113,19 +113,29 @@ func TestFailpoints(t *testing.T) {
 	for _, d := range deaths {
 		for _, pass := range d.passes {
 			point := fmt.Sprintf("%s:%d", d.point, pass)
-			name := point
-			if d.comes == cancel {
-				name += " while cancelled"
+			run := func(name string, away bool) {
+				t.Run(name, func(t *testing.T) {
+					t.Parallel()
+					if !dieAt(t, exe, point, d.comes, away) {
+						t.Fatalf("no process came by %s", point)
+					}
+				})
 			}
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				if !dieAt(t, exe, point, d.comes) {
-					t.Fatalf("no process came by %s", point)
-				}
-			})
+			if d.comes == cancel {
+				run(point+" while cancelled", false)
+				continue
+			}
+			run(point, false)
+			if sideOf(point) == "runner" && !slices.Contains(atOnce, point) {
+				run(point+" with no agent", true)
+			}
 		}
 	}
 }
+
+// atOnce are the points that a runner comes by as soon as it is started: nobody
+// can take its agent away before.
+var atOnce = []string{"runner.locked:1", "runner.before-started:1", "runner.after-started:1", "runner.after-fork:1"}
 
 // Any commit of the master, and any record of a slave, one after the other.
 func TestFailpointsSweep(t *testing.T) {
@@ -142,7 +152,7 @@ func TestFailpointsSweep(t *testing.T) {
 			t.Parallel()
 			for pass := 1; pass <= 30; pass++ {
 				hit := false
-				t.Run(strconv.Itoa(pass), func(t *testing.T) { hit = dieAt(t, exe, fmt.Sprintf("%s:%d", name, pass), goesOn) })
+				t.Run(strconv.Itoa(pass), func(t *testing.T) { hit = dieAt(t, exe, fmt.Sprintf("%s:%d", name, pass), goesOn, false) })
 				if !hit {
 					t.Logf("%d passes", pass-1)
 					break
@@ -153,7 +163,8 @@ func TestFailpointsSweep(t *testing.T) {
 }
 
 // dieAt runs a build in which one process dies at a point; false: none came by.
-func dieAt(t *testing.T, exe, point string, comes int) bool {
+// Away: while the agent is dead, which finds out when it is started again.
+func dieAt(t *testing.T, exe, point string, comes int, away bool) bool {
 	hit := filepath.Join(t.TempDir(), "hit")
 	f := newFarmOf(t, exe)
 	var again <-chan error
@@ -168,19 +179,28 @@ func dieAt(t *testing.T, exe, point string, comes int) bool {
 	if sideOf(point) == "slave" {
 		again, _ = revive(t, slave)
 	}
-	w := f.witness()
-	spec := w.mortal()
+	w, gate := f.witness(), filepath.Join(f.dir, "gate")
+	spec := w.mortal(gate)
+	if !away {
+		touch(t, gate)
+	}
 	if comes == cancel {
 		spec = fmt.Sprintf("name: mortal\nsteps:\n  - {name: one, run: '%s; sleep 1000'}\n", w.says("begins"))
 	}
 	id := f.submit(spec)
 	asked := map[string]judge.Asked{id: {Cancelled: comes == cancel}}
-	if comes == cancel {
+	if comes == cancel || away {
 		eventually(t, 20*time.Second, "the step runs", func() bool {
 			b := f.show(id)
 			return len(b.Attempts) == 1 && b.Attempts[0].Steps[0].State == "running"
 		})
+	}
+	if comes == cancel {
 		f.do("cancel", id, "--reason", "test")
+	}
+	if away {
+		slave.kill()
+		touch(t, gate)
 	}
 	// What dies last dies when the slave is told to forget.
 	there := func() bool { _, err := os.Stat(hit); return err == nil }
@@ -196,6 +216,10 @@ func dieAt(t *testing.T, exe, point string, comes int) bool {
 		if err := <-again; err != nil {
 			t.Fatal(err)
 		}
+	}
+	if away {
+		slave.env = nil
+		slave.start()
 	}
 	b := f.settled(id, 40*time.Second, "succeeded", "failed", "shelved", "cancelled")
 	attempts := w.attempts(t, halfOf)
@@ -244,10 +268,10 @@ func (f *farm) armMaster(env []string) {
 // half is how many lines each of the two steps of a mortal build says.
 const half = 2000
 
-// mortal is a build of two steps, before a witness.
-func (w witness) mortal() string {
+// mortal is a build of two steps, before a witness. It waits for a gate.
+func (w witness) mortal(gate string) string {
 	step := func(n int) string {
-		return fmt.Sprintf(`%s; i=%d; while [ $i -lt %d ]; do i=$((i+1)); echo line $i; done; sleep 0.1; %s`, w.says("begins"), (n-1)*half, n*half, w.says("done"))
+		return fmt.Sprintf(`%s; while ! test -e %s; do sleep 0.02; done; i=%d; while [ $i -lt %d ]; do i=$((i+1)); echo line $i; done; sleep 0.1; %s`, w.says("begins"), gate, (n-1)*half, n*half, w.says("done"))
 	}
 	return fmt.Sprintf("name: mortal\nretry: {backoff: 50ms}\nsteps:\n  - {name: one, run: '%s'}\n  - {name: two, run: '%s'}\n", step(1), step(2))
 }
@@ -360,8 +384,9 @@ func dieOften(t *testing.T, exe string, rng *rand.Rand) {
 	_, enoughOfMaster := revive(t, f.master, forMaster[1:]...)
 	slave := f.slaveIn(forSlave[0], exe, "b1")
 	_, enoughOfSlave := revive(t, slave, forSlave[1:]...)
-	w := f.witness()
-	id := f.submit(w.mortal())
+	w, gate := f.witness(), filepath.Join(f.dir, "gate")
+	touch(t, gate)
+	id := f.submit(w.mortal(gate))
 	b := f.settled(id, time.Minute, "succeeded", "failed", "shelved", "cancelled")
 	if b.State != "succeeded" || len(b.Attempts) > 2 {
 		t.Errorf("got %+v", b)
