@@ -3,6 +3,7 @@ package sim
 import (
 	"container/heap"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync/atomic"
 	"testing/synctest"
@@ -126,10 +127,20 @@ func (d *driver) heal() {
 	for _, b := range d.w.slaves {
 		b.full.Store(false)
 	}
+	// An attempt that a restored store does not know waits for versions that can
+	// tell it.
+	if m := d.w.master; m.isOld() {
+		m.upgrade()
+		m.stop()
+	}
 	if d.w.master.open() == nil {
 		d.w.fail(d.w.master.start())
 	}
 	for _, b := range d.w.slaves {
+		if b.isOld() {
+			b.upgrade()
+			b.stop()
+		}
 		if !b.isUp() {
 			d.w.fail(b.start())
 		}
@@ -140,12 +151,12 @@ func (d *driver) heal() {
 var faultOrder = []Fault{
 	Drop, Cut, Hang, HangUp, HangDown, Swallow, SwallowUp, SwallowDown,
 	AgentStop, AgentKill, RunnerKill, Reboot, MasterStop, MasterKill, BothKill,
-	DiskFull, StoreFull, ClockStep, MasterClock, Restore,
+	DiskFull, StoreFull, ClockStep, MasterClock, Restore, Upgrade, MasterUpgrade, StoreRestore,
 }
 
 func (f Fault) ofMaster() bool {
 	switch f {
-	case MasterStop, MasterKill, BothKill, StoreFull, MasterClock:
+	case MasterStop, MasterKill, BothKill, StoreFull, MasterClock, MasterUpgrade, StoreRestore:
 		return true
 	default:
 		return false
@@ -165,7 +176,7 @@ func (d *driver) slaveFault(kind Fault, b *slaveBox) {
 		if b.runners.killOne(d.rng) {
 			d.counts[kind]++
 		}
-	case AgentStop, AgentKill, Reboot:
+	case AgentStop, AgentKill, Reboot, Upgrade:
 		if !b.isUp() {
 			return
 		}
@@ -176,6 +187,8 @@ func (d *driver) slaveFault(kind Fault, b *slaveBox) {
 			stop = b.kill()
 		case Reboot:
 			stop = b.reboot()
+		case Upgrade:
+			b.upgrade()
 		}
 		down := between(d.rng, p.Down[0], p.Down[1])
 		d.background(func() error {
@@ -245,6 +258,35 @@ func (d *driver) restore(b *slaveBox) {
 	})
 }
 
+// restoreStore makes a copy of the store and puts it back after the length of an
+// outage, as people do who lost a disk.
+func (d *driver) restoreStore() {
+	m := d.w.master
+	img, err := readImage(m.dir, false)
+	if err != nil || m.open() == nil {
+		d.w.fail(err)
+		return
+	}
+	delete(img, storeFile+"-shm") // belongs to those who have it open
+	p := d.w.cfg.Profile
+	down := between(d.rng, p.Down[0], p.Down[1])
+	d.after(between(d.rng, p.Outage[0], p.Outage[1]), func() {
+		if m.open() == nil {
+			return
+		}
+		d.counts[StoreRestore]++
+		stop := m.kill(d.w.cables())
+		d.background(func() error {
+			stop()
+			if err := errors.Join(img.restore(m.dir, false), d.w.storeForgot(context.Background())); err != nil {
+				return err
+			}
+			time.Sleep(down)
+			return m.start()
+		})
+	})
+}
+
 // fill fills a disk for a while.
 func (d *driver) fill(kind Fault, disk *atomic.Bool) {
 	if disk.Load() {
@@ -281,6 +323,9 @@ func (d *driver) masterFault(kind Fault) {
 	case MasterClock:
 		d.step(kind, m.clock)
 		return
+	case StoreRestore:
+		d.restoreStore()
+		return
 	}
 	if m.open() == nil {
 		return
@@ -291,10 +336,11 @@ func (d *driver) masterFault(kind Fault) {
 	if kind == BothKill {
 		d.slaveFault(AgentKill, d.w.slaves[d.rng.IntN(len(d.w.slaves))])
 	}
-	var stop func()
-	if kind == MasterStop {
-		stop = m.stop
-	} else {
+	stop := m.stop
+	switch kind {
+	case MasterUpgrade:
+		m.upgrade()
+	case MasterKill, BothKill:
 		stop = m.kill(d.w.cables())
 	}
 	d.background(func() error {
