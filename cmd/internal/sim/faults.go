@@ -19,9 +19,8 @@ type driver struct {
 	rng    *rand.Rand
 	queue  moments
 	counts map[Fault]int
-	copies map[*slaveBox]image // of data directories
-	busy   map[*cable]bool     // in trouble already
-	wait   []func()            // for what goes on in the background
+	busy   map[*cable]bool // in trouble already
+	wait   []func()        // for what goes on in the background
 }
 
 type moment struct {
@@ -42,7 +41,7 @@ func (m *moments) Pop() any {
 }
 
 func newDriver(w *World, rng *rand.Rand) *driver {
-	return &driver{w: w, rng: rng, counts: make(map[Fault]int), busy: make(map[*cable]bool), copies: make(map[*slaveBox]image)}
+	return &driver{w: w, rng: rng, counts: make(map[Fault]int), busy: make(map[*cable]bool)}
 }
 
 // after does something later.
@@ -230,36 +229,36 @@ func (d *driver) cableFault(kind Fault, c *cable) {
 	})
 }
 
-// restore makes a copy of a slave's data directory, or puts an older one back.
+// restore makes a copy of a slave's data directory and puts it back after the
+// length of an outage.
 func (d *driver) restore(b *slaveBox) {
 	if !b.isUp() {
 		return
 	}
-	img := d.copies[b]
-	if img == nil || d.rng.IntN(2) == 0 {
-		img, err := readImage(b.dir, true)
-		d.w.fail(err)
-		d.copies[b] = img
-		return
-	}
-	d.counts[Restore]++
-	delete(d.copies, b)
-	wait := b.putBack(img)
-	down := between(d.rng, d.w.cfg.Profile.Down[0], d.w.cfg.Profile.Down[1])
-	d.background(func() error {
-		if err := wait(); err != nil {
-			return err
+	img, err := readImage(b.dir, true)
+	d.w.fail(err)
+	p := d.w.cfg.Profile
+	down := between(d.rng, p.Down[0], p.Down[1])
+	d.after(between(d.rng, p.Outage[0], p.Outage[1]), func() {
+		if !b.isUp() {
+			return
 		}
-		if err := d.w.forgotten(b); err != nil {
-			return err
-		}
-		time.Sleep(down)
-		return b.start()
+		d.counts[Restore]++
+		wait := b.putBack(img)
+		d.background(func() error {
+			if err := wait(); err != nil {
+				return err
+			}
+			if err := d.w.forgotten(b); err != nil {
+				return err
+			}
+			time.Sleep(down)
+			return b.start()
+		})
 	})
 }
 
-// restoreStore makes a copy of the store and puts it back after the length of an
-// outage, as people do who lost a disk.
+// restoreStore does the same to the store, as people do who lost a disk.
 func (d *driver) restoreStore() {
 	m := d.w.master
 	img, err := readImage(m.dir, false)
