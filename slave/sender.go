@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"holdfast/proto/failpoint"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 )
 
@@ -60,12 +61,14 @@ func (s *session) send() error {
 			}
 			continue
 		}
+		failpoint.Here("slave.before-send")
 		if err := s.stream.Send(m); err != nil {
 			if errors.Is(err, io.EOF) {
 				return nil // the receiver hears why
 			}
 			return err
 		}
+		failpoint.Here("slave.after-send")
 	}
 }
 

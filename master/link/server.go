@@ -13,6 +13,7 @@ import (
 
 	"holdfast/master/notify"
 	"holdfast/master/store"
+	"holdfast/proto/failpoint"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/proto/rpcerr"
 )
@@ -134,6 +135,7 @@ func (s *Server) Connect(stream holdfastv1.LinkService_ConnectServer) error {
 		s.metrics.countTurnedAway(err)
 		return err
 	}
+	failpoint.Here("master.before-connect")
 	session, wants, err := s.admit(ctx, end, hello)
 	if err != nil {
 		s.metrics.countTurnedAway(err)

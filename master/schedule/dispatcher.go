@@ -16,6 +16,7 @@ import (
 	"holdfast/master/notify"
 	"holdfast/master/spec"
 	"holdfast/master/store"
+	"holdfast/proto/failpoint"
 )
 
 const (
@@ -358,6 +359,7 @@ func (d *Dispatcher) commit(ctx context.Context, offers []offer) error {
 	for i, op := range offers {
 		ops[i] = op.Assign
 	}
+	failpoint.Here("master.before-assign")
 	err := d.cfg.Commit.Do(ctx, ops...)
 	if errors.Is(err, store.ErrPoison) {
 		if len(offers) == 1 {
@@ -374,6 +376,7 @@ func (d *Dispatcher) commit(ctx context.Context, offers []offer) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Here("master.after-assign")
 	for _, op := range offers {
 		if op.Err == nil {
 			d.asked.note(op.Build, op.Session.Instance, op.asks)
