@@ -74,7 +74,7 @@ func (s *session) send() error {
 
 // nextMessage picks what to send now: answers, then status, then logs; nil:
 // nothing, or nothing more may be in flight. It looks at all of them again after
-// each message, so a status update waits for one log chunk at most.
+// each message, so a status update waits for one log chunk at most (P-lanes).
 func (s *session) nextMessage() (*holdfastv1.ConnectRequest, error) {
 	if m := s.nextControl(); m != nil {
 		return m, nil

@@ -14,7 +14,8 @@ import (
 // What happens after a commit. These run on the committer's goroutine, in the
 // order of the frames, and must not block.
 
-// statusDone answers a batch: ACK, or the mark (P-apply).
+// statusDone answers a batch: ACK, or the mark (P-apply). The commit has
+// returned (P-ack).
 func (s *session) statusDone(ctx context.Context, op *store.ApplyStatus, err error) {
 	err = first(err, op.Err)
 	switch {

@@ -157,7 +157,7 @@ func rest(ctx context.Context, d time.Duration) bool {
 // round looks once at queue and slaves, assigns what can be assigned and notes
 // what the others wait for. Each Assign is conditional on the build being
 // queued, the session being open and the slot being free, so that a stale view
-// or another master's claim costs a try and nothing else.
+// or another master's claim costs a try and nothing else (P-dispatch).
 func (d *Dispatcher) round(ctx context.Context) (wake time.Time, err error) {
 	if err := d.cfg.Commit.Ready(); err != nil {
 		return time.Time{}, err // what is queued now would be decided on an old view
