@@ -81,6 +81,7 @@ type logState struct {
 	size    int64  // meaningful once final
 	acked   int64
 	trimmed int64 // up to here
+	newer   bool  // a runner of a newer version may write it; otherwise what says so is damaged
 	sealed  bool  // trimmed since it was final: until then the writer may begin a segment behind ACKed bytes
 }
 

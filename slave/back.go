@@ -8,6 +8,7 @@ import (
 
 	"holdfast/journal"
 	holdfastv1 "holdfast/proto/holdfast/v1"
+	"holdfast/slave/spool"
 )
 
 // admit brings an attempt into the session at the store's marks, once; later
@@ -24,6 +25,9 @@ import (
 //	                               a snapshot.
 //	otherwise                      send from mark+1 on.
 func (s *session) admit(ctx context.Context, t *attempt, m *holdfastv1.Marks) error {
+	if m.GetSeq() >= maxNumber {
+		return fmt.Errorf("%w: attempt %s: %d updates are committed", errWrongOrder, t.meta.Attempt, m.GetSeq())
+	}
 	s.mu.Lock()
 	f := s.voyages[t.meta.Attempt]
 	s.mu.Unlock()
@@ -83,7 +87,7 @@ func (t *attempt) resume(m *holdfastv1.Marks, ours bool) {
 	}
 	for _, mark := range m.GetLogs() {
 		if i := t.stepIndex(mark.GetStepId()); i >= 0 {
-			t.logs[i].acked = mark.GetOffset()
+			t.logs[i].acked = min(max(0, mark.GetOffset()), spool.MaxOffset)
 		}
 	}
 	acked := t.acked

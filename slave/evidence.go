@@ -80,7 +80,7 @@ func (t *attempt) keepLogs(purpose string) (paths []string, err error) {
 // readRest reads up to limit bytes of a log that nobody writes any more, from an
 // offset on or from where the spool begins, and returns where that is.
 func readRest(dir string, from int64, limit int) (b []byte, start int64, err error) {
-	first, _, err := spool.Range(dir)
+	first, err := spool.First(dir)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -93,7 +93,7 @@ func readRest(dir string, from int64, limit int) (b []byte, start int64, err err
 	for at, still := start, 0; len(b) < limit && still < maxLooks; {
 		c, err := r.Next(limit - len(b))
 		next := c.Offset + int64(len(c.Data))
-		if errors.Is(err, spool.ErrTorn) {
+		if errors.Is(err, spool.ErrTorn) || errors.Is(err, spool.ErrNewer) {
 			next, err = r.Skip() // no writer lives that would complete it
 		}
 		switch {

@@ -58,6 +58,7 @@ type fakeAttempt struct {
 	at      []time.Time
 	gaps    []*holdfastv1.Gap
 	logs    map[string]*fakeLog
+	judge   *judge
 }
 
 type fakeLog struct {
@@ -299,6 +300,14 @@ func (m *fakeMaster) applyLocked(b *holdfastv1.StatusBatch) error {
 		}
 		a.mark, a.chain = seq, chain.Extend(a.chain, raw)
 		a.updates, a.at = append(a.updates, &u), append(a.at, time.Now())
+		if a.judge == nil && a.want != nil {
+			a.judge = newJudge(a.want.GetAssignment().GetStepIds())
+		}
+		if a.judge != nil {
+			if err := a.judge.take(&u); err != nil {
+				m.wrongLocked("update %d: %v", seq, err)
+			}
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package slave
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,18 +39,22 @@ func TestForgedRecords(t *testing.T) {
 		cause string // default: runner_lost
 		says  string
 	}{
-		"machine rebooted":  {file: "end.json", put: write(`{"version":1,"state":"failed","cause":"machine_rebooted"}`), says: `failed with cause "machine_rebooted"`},
-		"step of machine":   {file: "steps/0001/exit.json", put: write(`{"version":1,"step":"x","state":"failed","cause":"machine_rebooted"}`), says: `of step "x"`},
-		"newer end":         {file: "end.json", put: write(`{"version":99}`), says: "written by a newer version"},
-		"newer exit":        {file: "steps/0001/exit.json", put: write(`{"version":99}`), says: "written by a newer version"},
-		"newer plan":        {file: "plan.json", put: write(`{"version":99}`), says: "written by a newer version"},
-		"garbage":           {file: "end.json", put: write("\x00"), says: "end.json: file is damaged"},
-		"fifo":              {file: "end.json", put: func(path string) error { return unix.Mkfifo(path, 0o600) }, says: "is no file"},
-		"fifo for a lock":   {file: "lock", put: func(path string) error { return unix.Mkfifo(path, 0o600) }, says: "the runner died without a last word"},
-		"fifo for a log":    {file: "steps/0001/log/00000000000000000001.seg", put: func(path string) error { return unix.Mkfifo(path, 0o600) }, says: "the runner died without a last word"},
-		"log of a newer":    {file: "steps/0001/log/00000000000000000000.seg", put: write("HFSP\x09\x00" + strings.Repeat("x", 100)), says: "torn"},
-		"loop for a log":    {file: "steps/0001/log/00000000000000000000.seg", put: func(path string) error { return os.Symlink(path, path) }, says: "torn"},
-		"directory":         {file: "steps/0001/started", put: func(path string) error { return os.Mkdir(path, 0o700) }, says: "the runner died without a last word"},
+		"machine rebooted": {file: "end.json", put: write(`{"version":1,"state":"failed","cause":"machine_rebooted"}`), says: `failed with cause "machine_rebooted"`},
+		"step of machine":  {file: "steps/0001/exit.json", put: write(`{"version":1,"step":"x","state":"failed","cause":"machine_rebooted"}`), says: `of step "x"`},
+		"newer end":        {file: "end.json", put: write(`{"version":99}`), says: "written by a newer version"},
+		"newer exit":       {file: "steps/0001/exit.json", put: write(`{"version":99}`), says: "written by a newer version"},
+		"newer plan":       {file: "plan.json", put: write(`{"version":99}`), says: "written by a newer version"},
+		"garbage":          {file: "end.json", put: write("\x00"), says: "end.json: file is damaged"},
+		"fifo":             {file: "end.json", put: func(path string) error { return unix.Mkfifo(path, 0o600) }, says: "is no file"},
+		"fifo for a lock":  {file: "lock", put: func(path string) error { return unix.Mkfifo(path, 0o600) }, says: "the runner died without a last word"},
+		"fifo for a log":   {file: "steps/0001/log/00000000000000000001.seg", put: func(path string) error { return unix.Mkfifo(path, 0o600) }, says: "the runner died without a last word"},
+		"log of a newer":   {file: "steps/0001/log/00000000000000000000.seg", put: write("HFSP\x09\x00" + strings.Repeat("x", 100)), says: "torn"},
+		"loop for a log":   {file: "steps/0001/log/00000000000000000000.seg", put: func(path string) error { return os.Symlink(path, path) }, says: "torn"},
+		"directory":        {file: "steps/0001/started", put: func(path string) error { return os.Mkdir(path, 0o700) }, says: "the runner died without a last word"},
+		"end of no step": {file: "end.json", put: func(path string) error {
+			return errors.Join(os.WriteFile(path, []byte(`{"version":1,"state":"succeeded"}`), 0o600),
+				os.WriteFile(filepath.Join(filepath.Dir(path), "plan.json"), []byte(`{"version":1}`), 0o600))
+		}, says: "the attempt succeeded, and its steps did not"},
 		"failed by command": {file: "end.json", put: write(`{"version":1,"state":"failed","cause":"command_failed","detail":"so it says"}`), cause: "command_failed", says: "so it says"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -84,6 +89,41 @@ func TestForgedRecords(t *testing.T) {
 			f.runners.of(other).end(0)
 			f.runners.of(other).finish(runner.StateSucceeded, "")
 			f.kinds(other, "accepted", "start1", "end1", "succeeded:")
+		})
+	}
+}
+
+// P-update, P-readopt: records of a step whose turn it is not, which a step that
+// runs has written, are not told; a master would refuse them, and that counts
+// against the slave.
+func TestForgedRecordsOfAnotherStep(t *testing.T) {
+	for name, forge := range map[string]func(r *fakeRunner) error{
+		"start": func(r *fakeRunner) error {
+			return runner.WriteStarted(r.dir, 2, runner.Started{Step: r.plan.Steps[1].ID, StartedUS: 1}, true)
+		},
+		"end": func(r *fakeRunner) error {
+			return runner.WriteExit(r.dir, 2, runner.Exit{Step: r.plan.Steps[1].ID, State: runner.StateSucceeded}, true)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(f *farm, _ *wire) {
+				f.connected()
+				attempt, _ := f.assign(2)
+				r := f.runners.of(attempt)
+				r.start(0)
+				f.kinds(attempt, "accepted", "start1")
+				if err := forge(r); err != nil {
+					t.Fatal(err)
+				}
+				f.runners.signal()
+				time.Sleep(time.Minute)
+				f.kinds(attempt, "accepted", "start1")
+				r.die()
+				f.kinds(attempt, "accepted", "start1", "end1", "failed:runner_lost")
+				if _, detail := f.lastWord(attempt); !strings.Contains(detail, "step 2 has records, and step 1 has not succeeded") {
+					t.Errorf("it says %q", detail)
+				}
+			})
 		})
 	}
 }

@@ -86,6 +86,9 @@ func readIdentity(dir string, entropy io.Reader, noSync bool) (*identity, error)
 	if _, err := ulid.ParseStrict(id.file.Instance); err != nil || head.Version < 1 {
 		return nil, damagedf(id.path, "version %d, instance %q", head.Version, id.file.Instance)
 	}
+	if id.file.Incarnation >= maxNumber || id.file.HighestEpoch > maxNumber { // no master takes it
+		return nil, damagedf(id.path, "incarnation %d, highest epoch %d", id.file.Incarnation, id.file.HighestEpoch)
+	}
 	return id, nil
 }
 

@@ -106,7 +106,7 @@ func (s *session) logOf(f *voyage, size int) (*holdfastv1.ConnectRequest, error)
 // read takes the next chunk of one log; nil: nothing for now.
 func (s *session) read(f *voyage, tl *tail, l logState, size int) (*holdfastv1.ConnectRequest, error) {
 	if tl.reader == nil {
-		first, _, err := spool.Range(l.spool)
+		first, err := spool.First(l.spool)
 		if err != nil {
 			return nil, s.unreadable(f, tl, err)
 		}
@@ -124,7 +124,7 @@ func (s *session) read(f *voyage, tl *tail, l logState, size int) (*holdfastv1.C
 		if err == nil {
 			return s.chunk(f, tl, c)
 		}
-		if errors.Is(err, spool.ErrTorn) {
+		if errors.Is(err, spool.ErrTorn) || errors.Is(err, spool.ErrNewer) && !l.newer {
 			// What is damaged costs itself and no more: whatever follows is sent
 			// now, or nothing behind it would ever be ACKed and trimmed
 			// (P-log-state). Only a live log's tail is waited for: Skip says EOF.

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"holdfast/slave/runner"
 )
 
@@ -169,18 +171,21 @@ func TestUnreadableSpoolIsTriedAgain(t *testing.T) {
 		r.end(0)
 		r.finish(runner.StateSucceeded, "")
 		seg := glob(t, filepath.Join(r.dir, "steps", "0001", "log", "*.seg"))[0]
-		hidden := filepath.Join(r.dir, "hidden")
-		// A loop of links: neither absent nor damaged.
-		if err := os.Rename(seg, hidden); err != nil {
+		r.f.release()
+		// Leased to somebody who has it written back first: neither absent nor
+		// damaged.
+		holder, err := os.OpenFile(seg, os.O_RDWR, 0)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Symlink(filepath.Base(seg), seg); err != nil {
+		defer holder.Close()
+		if _, err := unix.FcntlInt(holder.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
 			t.Fatal(err)
 		}
 		f.connected()
 		f.kinds(attempt, "accepted", "start1", "end1", "succeeded:")
 		time.Sleep(time.Second)
-		if err := os.Rename(hidden, seg); err != nil {
+		if err := holder.Close(); err != nil {
 			t.Fatal(err)
 		}
 		f.log(attempt, steps[0], []byte("all"))

@@ -26,10 +26,10 @@ func (t *attempt) look() (*sight, error) {
 	if o.Newer != nil && t.launch.newerRecords() {
 		return nil, fmt.Errorf("look at the attempt: %w", o.Newer)
 	}
-	s := &sight{alive: o.Alive, damaged: errors.Join(o.Damaged...)}
+	s := &sight{alive: o.Alive}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	untold := false
+	untold, succeeded := false, true
 	for i := range t.rep.Steps {
 		var seen stepSight
 		unread := false
@@ -44,9 +44,20 @@ func (t *attempt) look() (*sight, error) {
 			seen.end, unread = &told, false // and so for its end
 		}
 		t.noteLogLocked(i, &seen)
+		if !succeeded && !untold && (seen.started || seen.end != nil) {
+			// No runner starts a step then, and no master hears of it.
+			o.Damaged = append(o.Damaged, fmt.Errorf("step %d has records, and step %d has not succeeded: %w", i+1, i, ErrDamaged))
+			untold = true
+		}
 		seen.untold, untold = untold, untold || unread
+		succeeded = seen.end != nil && seen.end.State == holdfastv1.StepState_STEP_STATE_SUCCEEDED
 		s.steps = append(s.steps, seen)
 	}
+	if o.End != nil && o.End.State == runner.StateSucceeded && !succeeded && !untold {
+		o.Damaged = append(o.Damaged, fmt.Errorf("the attempt succeeded, and its steps did not: %w", ErrDamaged))
+		o.End = nil
+	}
+	s.damaged = errors.Join(o.Damaged...)
 	// Without the end of a step, what came after it cannot be told in order, nor
 	// what all of it came to. If the runner is dead, it ends like any other step
 	// without an exit record (P-readopt); its files stay until it is forgotten.
@@ -69,7 +80,8 @@ func stepSightOf(o *runner.StepObservation) stepSight {
 		s.started, s.startedUS = true, max(o.Started.StartedUS, 1)
 	}
 	if e := o.Exit; e != nil {
-		if !s.started && e.ExitCode != nil { // it has run, so it has started
+		ran := e.ExitCode != nil || e.State == runner.StateSucceeded || e.State == runner.StateTimedOut
+		if !s.started && ran { // so it has started
 			s.started, s.startedUS = true, max(e.StartedUS, e.FinishedUS, 1)
 		}
 		s.left = e.Left
@@ -154,7 +166,7 @@ func (t *attempt) noteLogLocked(i int, seen *stepSight) {
 	if seen.log == "" || !seen.started && seen.end == nil {
 		return
 	}
-	l.spool = seen.log
+	l.spool, l.newer = seen.log, t.launch.newerRecords()
 	switch {
 	case told.over():
 		l.final, l.size = true, told.LogBytes

@@ -87,7 +87,7 @@ func decodeMeta(b []byte) (attemptMeta, error) {
 // unsupported says why this version cannot carry the spec out; empty: it can.
 func (m *attemptMeta) unsupported() string {
 	s := m.spec
-	if len(s.GetSteps()) == 0 || len(s.GetSteps()) != len(m.StepIDs) {
+	if n := len(s.GetSteps()); n == 0 || n != len(m.StepIDs) || n > runner.MaxSteps {
 		return fmt.Sprintf("%d steps with %d ids", len(s.GetSteps()), len(m.StepIDs))
 	}
 	if w := s.GetWorkspace(); w != "" && w != workspaceAttempt && w != workspaceKept {

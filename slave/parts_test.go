@@ -22,7 +22,7 @@ import (
 	holdfastv1 "holdfast/proto/holdfast/v1"
 )
 
-func openJournal(t *testing.T, dir string) *journal.Journal {
+func openJournal(t testing.TB, dir string) *journal.Journal {
 	t.Helper()
 	j, _, err := journal.Open(t.Context(), journal.Config{Path: filepath.Join(dir, "journal.db"), NoSync: true, Reserve: 64 << 10})
 	if err != nil {

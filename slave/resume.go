@@ -149,6 +149,9 @@ func (a *Agent) load(info journal.StreamInfo) (*attempt, error) {
 	if meta.Attempt != info.Name || rep.Next != info.Next || len(rep.Steps) != len(meta.StepIDs) {
 		return nil, fmt.Errorf("report of %s up to %d, stream up to %d: %w", meta.Attempt, rep.Next, info.Next, ErrDamaged)
 	}
+	if n := len(meta.spec.GetSteps()); !rep.ended() && n != len(meta.StepIDs) { // of a refused one no spec is kept
+		return nil, fmt.Errorf("%d steps with %d ids: %w", n, len(meta.StepIDs), ErrDamaged)
+	}
 	t := a.newAttempt(meta, rep)
 	t.acked = info.Acked
 	if b, ok, err = a.journal.Get(info.Name, keyLaunch); err != nil {

@@ -65,6 +65,10 @@ type session struct {
 	unanswered   []*holdfastv1.Want // assignments: no word of ours had room in the journal
 }
 
+// maxNumber bounds epochs and seqs that a master tells. No master takes a larger
+// one in a Hello, so that obeying it once would keep us from all of them for ever.
+const maxNumber = 1 << 62
+
 // limits are Welcome's, with ours applied.
 type limits struct {
 	updates, bytes, chunk int
@@ -217,7 +221,7 @@ func (s *session) welcome(ctx context.Context, w *holdfastv1.Welcome) error {
 	// From here on no older session is obeyed any more.
 	s.l.obeyMu.Lock()
 	defer s.l.obeyMu.Unlock()
-	if highest := s.a.id.get().HighestEpoch; w.GetEpoch() <= highest || w.GetStoreId() == "" {
+	if highest := s.a.id.get().HighestEpoch; w.GetEpoch() <= highest || w.GetEpoch() > maxNumber || w.GetStoreId() == "" {
 		return fmt.Errorf("%w: Welcome from store %q with epoch %d, we have seen %d",
 			errWrongOrder, w.GetStoreId(), w.GetEpoch(), highest)
 	}

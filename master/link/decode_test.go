@@ -9,6 +9,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/proto"
 
+	"holdfast/master/spec"
 	"holdfast/proto/chain"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 )
@@ -104,33 +105,13 @@ func FuzzHandle(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	add := func(m *holdfastv1.ConnectRequest) {
+	for _, m := range sampleRequests() {
 		b, err := proto.Marshal(m)
 		if err != nil {
 			f.Fatal(err)
 		}
 		f.Add(b)
 	}
-	update := func(u *holdfastv1.Update) []byte {
-		b, err := proto.Marshal(u)
-		if err != nil {
-			f.Fatal(err)
-		}
-		return b
-	}
-	snapshot := update(&holdfastv1.Update{Seq: 1, Kind: &holdfastv1.Update_Snapshot{Snapshot: &holdfastv1.Snapshot{State: 2, Steps: []*holdfastv1.StepEnded{{StepId: testID, State: 3, ExitCode: proto.Int32(1)}}}}})
-	note := update(&holdfastv1.Update{Seq: 2, AtUs: -1, Kind: &holdfastv1.Update_Note{Note: &holdfastv1.Note{Text: "x\x00"}}})
-	add(&holdfastv1.ConnectRequest{Message: &holdfastv1.ConnectRequest_Status{Status: &holdfastv1.StatusBatch{
-		AttemptId: testID, FirstSeq: 1, Updates: [][]byte{snapshot, note}, CrcAfter: chain.ExtendAll(0, [][]byte{snapshot, note})}}})
-	add(&holdfastv1.ConnectRequest{Message: &holdfastv1.ConnectRequest_Log{Log: &holdfastv1.LogChunk{
-		AttemptId: testID, StepId: testID, RawLength: 3, Codec: 1, Data: []byte("abc"), Crc: chain.Sum([]byte("abc"))}}})
-	add(&holdfastv1.ConnectRequest{Message: &holdfastv1.ConnectRequest_Log{Log: &holdfastv1.LogChunk{
-		AttemptId: testID, StepId: testID, RawLength: 3, Codec: 2, Data: skippable(3)}}})
-	add(&holdfastv1.ConnectRequest{Message: &holdfastv1.ConnectRequest_Gap{Gap: &holdfastv1.Gap{AttemptId: testID, FromSeq: 1, ToSeq: 9}}})
-	add(&holdfastv1.ConnectRequest{Message: &holdfastv1.ConnectRequest_LogGap{LogGap: &holdfastv1.LogGap{AttemptId: testID, StepId: testID, ToOffset: 9}}})
-	add(&holdfastv1.ConnectRequest{Message: &holdfastv1.ConnectRequest_Absent{Absent: &holdfastv1.Absent{AttemptId: testID, Tombstone: true, State: 3}}})
-	add(&holdfastv1.ConnectRequest{Message: &holdfastv1.ConnectRequest_Hello{Hello: &holdfastv1.Hello{
-		SlaveName: "b1", InstanceId: testID, JournalId: testID, Incarnation: 1, BootId: "x", Attempts: []*holdfastv1.HeldAttempt{{AttemptId: testID}}}}})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var req holdfastv1.ConnectRequest
 		if proto.Unmarshal(b, &req) != nil {
@@ -161,6 +142,15 @@ func FuzzHandle(f *testing.F) {
 		case *holdfastv1.ConnectRequest_Absent:
 			if op, err := decodeAbsent(m.Absent); err == nil && op.LastSeq > maxSeq {
 				t.Errorf("op %+v", op)
+			}
+		case *holdfastv1.ConnectRequest_Recover:
+			op, err := decodeRecover(m.Recover)
+			if err != nil {
+				break
+			}
+			kept, err := spec.Unmarshal(op.Build.Spec)
+			if err != nil || len(kept.Steps) != len(op.Steps) || len(op.Steps) != len(m.Recover.GetAssignment().GetStepIds()) || !validID(string(op.Build.ID)) {
+				t.Errorf("op %+v: %v", op, err)
 			}
 		case *holdfastv1.ConnectRequest_Hello:
 			if checkHello(m.Hello) == nil {

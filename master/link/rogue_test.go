@@ -12,6 +12,7 @@ import (
 
 	"holdfast/master/mastertest"
 	"holdfast/proto/chain"
+	"holdfast/proto/feature"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/proto/rpcerr"
 )
@@ -87,6 +88,7 @@ func (g *rogue) session() {
 // hello is a true one most of the time.
 func (g *rogue) hello() *holdfastv1.Hello {
 	h := proto.CloneOf(g.Hello)
+	h.Features = one(g.source, feature.All, feature.All, feature.All, nil, []string{"of tomorrow"})
 	for _, st := range g.own {
 		h.Attempts = append(h.Attempts, st.Held())
 	}
@@ -164,7 +166,7 @@ func (g *rogue) cause() string {
 
 // message is anything.
 func (g *rogue) message() proto.Message {
-	switch g.pick(16) {
+	switch g.pick(18) {
 	case 0, 1, 2:
 		return g.batch()
 	case 3, 4:
@@ -187,6 +189,8 @@ func (g *rogue) message() proto.Message {
 		return &holdfastv1.ConnectRequest{}
 	case 11:
 		return g.hello() // a second one
+	case 12, 13:
+		return g.recover()
 	default: // something that makes sense, so that there is something to spoil
 		st := g.own[g.pick(len(g.own))]
 		if g.pick(2) == 0 {
@@ -201,6 +205,41 @@ func (g *rogue) message() proto.Message {
 		b.Epoch = g.Epoch()
 		return b
 	}
+}
+
+// recover brings back an attempt that nobody knows, or something like it.
+func (g *rogue) recover() *holdfastv1.Recover {
+	a := &holdfastv1.Assignment{BuildId: ulid.Make().String(), AttemptNumber: 1, Spec: &holdfastv1.BuildSpec{Name: "again"}}
+	m := &holdfastv1.Recover{AttemptId: ulid.Make().String(), Epoch: g.epoch(), Assignment: a}
+	for i := range one(g.source, 1, 2, 3) {
+		a.StepIds = append(a.StepIds, ulid.Make().String())
+		a.Spec.Steps = append(a.Spec.Steps, &holdfastv1.StepSpec{Name: fmt.Sprint("s", i), Run: "true"})
+	}
+	switch g.pick(16) {
+	case 0:
+		m.AttemptId = g.attempt()
+	case 1:
+		a.BuildId = one(g.source, g.own[0].Build, g.others[0].Build, "", "x")
+	case 2:
+		a.StepIds[0] = g.step()
+	case 3:
+		a.StepIds[len(a.StepIds)-1] = a.StepIds[0]
+	case 4:
+		a.StepIds = append(a.StepIds, g.step())
+	case 5:
+		a.Spec.Steps[0].Command = []string{"both"}
+	case 6:
+		a.Spec.Name = one(g.source, "", "\x00", "a\nb")
+	case 7:
+		a.AttemptNumber = one(g.source, uint32(0), 7, math.MaxUint32)
+	case 8:
+		a.Spec = nil
+	case 9:
+		for len(a.Spec.Steps) <= 1000 {
+			a.Spec.Steps, a.StepIds = append(a.Spec.Steps, a.Spec.Steps[0]), append(a.StepIds, ulid.Make().String())
+		}
+	}
+	return m
 }
 
 func (g *rogue) attemptState() holdfastv1.AttemptState {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"holdfast/retry"
+	"holdfast/slave/spool"
 )
 
 // A step runs as the same user as its runner, so it can write what it likes
@@ -25,7 +26,7 @@ var runnerCauses = map[string][]retry.Cause{
 // that this version does not know may be of a newer one.
 func plausible(state string, cause retry.Cause) bool {
 	list, ok := runnerCauses[state]
-	return ok && (slices.Contains(list, cause) || state == StateFailed && !cause.Known())
+	return ok && len(cause) <= maxName && (slices.Contains(list, cause) || state == StateFailed && !cause.Known())
 }
 
 // check finds what no runner writes about the step; an empty id is not known.
@@ -41,8 +42,10 @@ func (e *Exit) check(step string) error {
 		return fmt.Errorf("an exit status that cannot be: %w", ErrDamaged)
 	case e.StartedUS < 0 || e.FinishedUS < 0 || e.DurationUS < 0 || e.BlockedUS < 0 || e.LogBytes < 0:
 		return fmt.Errorf("a time or a size below 0: %w", ErrDamaged)
-	case len(e.Detail) > recordRoom || len(e.Killed) > maxNames+1 || len(e.Left) > maxNames+1:
-		return fmt.Errorf("more words than fit: %w", ErrDamaged)
+	case e.LogBytes > spool.MaxOffset:
+		return fmt.Errorf("a log of %d bytes: %w", e.LogBytes, ErrDamaged)
+	case len(e.Killed) > maxNames+1 || len(e.Left) > maxNames+1:
+		return fmt.Errorf("more names than fit: %w", ErrDamaged)
 	}
 	return nil
 }
@@ -55,11 +58,8 @@ func (e *End) check() error {
 	} else if state == StateTimedOut {
 		state = "" // of steps only
 	}
-	switch {
-	case !plausible(state, e.Cause):
+	if !plausible(state, e.Cause) {
 		return fmt.Errorf("%s with cause %q: %w", cut(e.State, maxName), cut(string(e.Cause), maxName), ErrDamaged)
-	case len(e.Detail) > recordRoom:
-		return fmt.Errorf("more words than fit: %w", ErrDamaged)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -106,6 +107,9 @@ func TestForgedRecords(t *testing.T) {
 		"before the epoch":        {"steps/0001/exit.json", `{"version":1,"step":"ID","state":"succeeded","finished_us":-1}`},
 		"exit code 300":           {"steps/0001/exit.json", `{"version":1,"step":"ID","state":"failed","cause":"command_failed","exit_code":300}`},
 		"more words than fit":     {"steps/0001/exit.json", `{"version":1,"step":"ID","state":"failed","cause":"command_failed","detail":"` + strings.Repeat("x", 100_000) + `"}`},
+		"a cause of 1000 bytes":   {"steps/0001/exit.json", `{"version":1,"step":"ID","state":"failed","cause":"` + strings.Repeat("x", 1000) + `"}`},
+		"a log beyond all logs":   {"steps/0001/exit.json", `{"version":1,"step":"ID","state":"failed","cause":"command_failed","log_bytes":9000000000000000000}`},
+		"names that do not fit":   {"steps/0001/exit.json", `{"version":1,"step":"ID","state":"failed","cause":"command_failed","left":["` + strings.Repeat("x", 100_000) + `"]}`},
 		"end: machine rebooted":   {"end.json", `{"version":1,"state":"failed","cause":"machine_rebooted"}`},
 		"end: slave stopped":      {"end.json", `{"version":1,"state":"cancelled","cause":"slave_stopped"}`},
 		"end: refused":            {"end.json", `{"version":1,"state":"refused","cause":"refused_busy"}`},
@@ -179,4 +183,24 @@ func launchCrashAt(t *testing.T, strace, calls string, n int) (dead bool) {
 		t.Errorf("ran %q", got)
 	}
 	return dead
+}
+
+// P-bounded: a plan that a step has written over with as many steps as fit takes
+// no more memory than a plan of ours.
+func TestHugePlan(t *testing.T) {
+	a := prepare(t, "", Plan{Steps: []PlanStep{shell("true")}})
+	text := `{"version":1,"steps":[` + strings.Repeat(`{},`, 1<<20/3) + `{}]}`
+	if err := os.WriteFile(planPath(a.dir), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	o := a.observe()
+	runtime.ReadMemStats(&after)
+	if len(o.Damaged) != 1 || !errors.Is(o.Damaged[0], ErrDamaged) || len(o.Steps) != 1 {
+		t.Errorf("%d steps, damaged %v", len(o.Steps), o.Damaged)
+	}
+	if grown := after.TotalAlloc - before.TotalAlloc; grown > 32<<20 {
+		t.Errorf("%d bytes made %d MiB", len(text), grown>>20)
+	}
 }

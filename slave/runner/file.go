@@ -81,9 +81,12 @@ func writeAndSync(f *os.File, v any, noSync bool) error {
 	return errors.Join(err, f.Close())
 }
 
-// readJSON reads a file that writeJSON wrote; found is false if there is none.
-func readJSON(path string, v any) (found bool, err error) {
-	b, err := readFile(path)
+// readJSON reads a record that writeJSON wrote; found is false if there is none.
+func readJSON(path string, v any) (found bool, err error) { return readUpTo(recordRoom, path, v) }
+
+// readUpTo is readJSON for a file of at most limit bytes.
+func readUpTo(limit int, path string, v any) (found bool, err error) {
+	b, err := readFile(path, max(limit, newerRoom))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -105,28 +108,36 @@ func readJSON(path string, v any) (found bool, err error) {
 	if head.Version < 1 {
 		return false, fmt.Errorf("%s: no version: %w", path, ErrDamaged)
 	}
+	if len(b) > limit {
+		return false, fmt.Errorf("%s: %d bytes, of ours it has at most %d: %w", path, len(b), limit, ErrDamaged)
+	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return false, fmt.Errorf("%s: %w: %w", path, ErrDamaged, err)
 	}
 	return true, nil
 }
 
-// maxFile is what is read of a file at most: a plan is bounded by the message
-// that brought it, a record by recordRoom.
-const maxFile = 16 << 20
+const (
+	// maxFile is what is read of a plan at most. It is bounded by the message that
+	// brought it.
+	maxFile = 16 << 20
+	// newerRoom is what is read of a record at most: one of a newer version may be
+	// larger than ours, and is to be known for one.
+	newerRoom = 1 << 20
+)
 
 // readFile reads a file that a step may have put there instead of ours: it
 // waits for nobody who would write into a FIFO, and takes no more memory than a
 // file of ours would. ErrDamaged: it is not one of ours.
-func readFile(path string) ([]byte, error) {
+func readFile(path string, most int) ([]byte, error) {
 	f, err := openFile(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(b) > maxFile {
-		err = fmt.Errorf("%s: more than %d bytes: %w", path, maxFile, ErrDamaged)
+	b, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
+	if err == nil && len(b) > most {
+		err = fmt.Errorf("%s: more than %d bytes: %w", path, most, ErrDamaged)
 	}
 	return b, err
 }

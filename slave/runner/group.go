@@ -59,8 +59,9 @@ func hierarchies() []hierarchy {
 func parseHierarchies(mounts, member string) (list []hierarchy) {
 	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 	for line := range strings.Lines(mounts) {
+		line = strings.TrimSuffix(line, "\n")
 		left, right, ok := strings.Cut(line, " - ")
-		at, what := strings.Fields(left), strings.Fields(right)
+		at, what := strings.Split(left, " "), strings.Split(right, " ")
 		if !ok || len(at) < 5 || len(what) < 3 {
 			continue
 		}
@@ -76,7 +77,7 @@ func parseHierarchies(mounts, member string) (list []hierarchy) {
 		}
 		// The mount shows a part of the tree: from root on.
 		root := strings.TrimSuffix(unescape.Replace(at[3]), "/")
-		if rest, ok := strings.CutPrefix(path, root); ok && (rest == "" || rest[0] == '/') && path != "" && !strings.HasPrefix(path, "/..") {
+		if rest, ok := strings.CutPrefix(path, root); ok && (rest == "" || rest[0] == '/') && filepath.Clean(path) == path {
 			h.own = filepath.Join(h.mount, rest)
 		}
 		if h.v2 {

@@ -144,6 +144,9 @@ func (v *Observer) step(number int, s *StepObservation, unreadable func(error) b
 // before anything starts.
 func preparedSteps(dir string) (int, error) {
 	for n := 0; ; n++ {
+		if n == MaxSteps {
+			return n, nil // a step has made more
+		}
 		if _, err := os.Lstat(stepDir(dir, n+1)); errors.Is(err, os.ErrNotExist) || isForeign(err) {
 			return n, nil
 		} else if err != nil {

@@ -1,6 +1,8 @@
 package runner
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -33,11 +35,11 @@ var (
 
 // Plan is all a runner needs to know.
 type Plan struct {
-	Version   int        `json:"version"` // set by Prepare
-	Build     string     `json:"build"`
-	BuildName string     `json:"build_name"`
-	Attempt   string     `json:"attempt"`
-	Steps     []PlanStep `json:"steps"`
+	Version   int       `json:"version"` // set by Prepare
+	Build     string    `json:"build"`
+	BuildName string    `json:"build_name"`
+	Attempt   string    `json:"attempt"`
+	Steps     planSteps `json:"steps"`
 	// Workspace is where steps run; it exists.
 	Workspace string `json:"workspace"`
 	// Env is what all steps get; the runner adds HOLDFAST_STEP,
@@ -66,6 +68,39 @@ type PlanStep struct {
 	Grace   time.Duration     `json:"grace_ns"`             // between TERM and KILL
 	// RetryExitCodes are the exit codes that are transient failures.
 	RetryExitCodes []int `json:"retry_exit_codes,omitempty"`
+}
+
+// MaxSteps is how many steps a plan has at most.
+const MaxSteps = 10_000
+
+// planSteps are not decoded beyond MaxSteps: a step that writes over the plan
+// can put five million empty ones into a file of maxFile, and their agent would
+// need a gigabyte for them.
+type planSteps []PlanStep
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (l *planSteps) UnmarshalJSON(b []byte) error {
+	*l = nil
+	d := json.NewDecoder(bytes.NewReader(b))
+	switch open, err := d.Token(); {
+	case err != nil:
+		return err
+	case open == nil: // null
+		return nil
+	case open != json.Delim('['):
+		return errors.New("steps are no list")
+	}
+	for d.More() {
+		if len(*l) == MaxSteps {
+			return fmt.Errorf("more than %d steps", MaxSteps)
+		}
+		var s PlanStep
+		if err := d.Decode(&s); err != nil {
+			return err
+		}
+		*l = append(*l, s)
+	}
+	return nil
 }
 
 // Names of files in an attempt's directory.
@@ -135,8 +170,8 @@ func Prepare(dir string, p Plan) error {
 
 // check finds what would go wrong only when it is too late.
 func (p *Plan) check() error {
-	if len(p.Steps) == 0 {
-		return errors.New("a plan without steps")
+	if len(p.Steps) == 0 || len(p.Steps) > MaxSteps {
+		return fmt.Errorf("a plan of %d steps", len(p.Steps))
 	}
 	ids := make(map[string]bool)
 	for i, s := range p.Steps {
@@ -154,7 +189,7 @@ func (p *Plan) check() error {
 // ReadPlan reads plan.json.
 func ReadPlan(dir string) (Plan, error) {
 	var p Plan
-	found, err := readJSON(planPath(dir), &p)
+	found, err := readUpTo(maxFile, planPath(dir), &p)
 	if err != nil {
 		return Plan{}, err
 	}

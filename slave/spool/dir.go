@@ -26,11 +26,11 @@ func segmentPath(dir string, base int64) string {
 }
 
 // segments lists the files of a log in order; none if dir does not exist, or is
-// no directory: a step can put anything in its place, and on a FIFO we would
-// wait for ever.
+// no directory, or none of ours: a step can put anything in its place, on a FIFO
+// we would wait for ever, and it can take our rights to it.
 func segments(dir string) ([]segment, error) {
 	d, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {
 		return nil, nil
 	}
 	if err != nil {
@@ -48,14 +48,12 @@ func segments(dir string) ([]segment, error) {
 			continue // not ours: a step can put anything here
 		}
 		name, ok := strings.CutSuffix(full, suffix)
-		if !ok || len(name) != 20 {
-			continue
-		}
 		base, err := strconv.ParseInt(name, 10, 64)
-		if err != nil || base < 0 {
-			continue
+		s := segment{path: filepath.Join(dir, full), base: base}
+		if !ok || err != nil || base < 0 || base > MaxOffset || s.path != segmentPath(dir, base) {
+			continue // ParseInt takes more than one spelling
 		}
-		list = append(list, segment{path: filepath.Join(dir, full), base: base})
+		list = append(list, s)
 	}
 	slices.SortFunc(list, func(a, b segment) int { return cmp.Compare(a.base, b.base) })
 	return list, nil
@@ -65,11 +63,12 @@ func segments(dir string) ([]segment, error) {
 // long before; a step, which may write here as well, need not.
 const maxFile = 64 << 20
 
-// open opens a segment for reading. ErrTorn: something else is there.
+// open opens a segment for reading. ErrTorn: something else is there, or a step
+// has taken our rights to it.
 func open(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO would keep us for ever
-	if errors.Is(err, syscall.ENXIO) {
-		return nil, fmt.Errorf("%s is no file: %w", path, ErrTorn)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0) // a FIFO would keep us for ever
+	if errors.Is(err, syscall.ENXIO) || errors.Is(err, syscall.ELOOP) || errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("%s is no file of ours: %w: %w", path, ErrTorn, err)
 	}
 	if err != nil {
 		return nil, err

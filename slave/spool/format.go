@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
-	"math"
 	"time"
 )
 
@@ -15,6 +14,9 @@ const (
 	recordHeader = 28
 	// MaxRecord is the most data one record holds, in bytes.
 	MaxRecord = 64 << 10
+	// MaxOffset is beyond every offset of a log. It is that of the masters: none
+	// takes a larger one, whoever has written it.
+	MaxOffset = 1 << 62
 )
 
 // Stream tells the two outputs of a step apart.
@@ -65,7 +67,7 @@ func decodeHeader(b []byte) (header, error) {
 		base:   int64(binary.LittleEndian.Uint64(b[8:])),
 		prefix: binary.LittleEndian.Uint32(b[16:]),
 	}
-	if h.base < 0 {
+	if h.base < 0 || h.base > MaxOffset {
 		return header{}, fmt.Errorf("segment starts at offset %d: %w", h.base, ErrTorn)
 	}
 	return h, nil
@@ -117,8 +119,11 @@ func decodeRecord(b []byte, offset int64) (record, int, error) {
 		stream: Stream(b[24]),
 		data:   b[recordHeader:size],
 	}
-	if r.offset != offset || offset > math.MaxInt64-int64(length) {
+	if r.offset != offset || offset > MaxOffset-int64(length) {
 		return record{}, 0, fmt.Errorf("record at offset %d says %d: %w", offset, r.offset, ErrTorn)
+	}
+	if r.stream != Stdout && r.stream != Stderr {
+		return record{}, 0, fmt.Errorf("record at offset %d is of stream %d: %w", offset, r.stream, ErrTorn)
 	}
 	return r, size, nil
 }
@@ -131,7 +136,7 @@ func findRecord(data []byte, base, from int64) (at int, offset int64, ok bool) {
 	for ; at+recordHeader <= len(data); at++ {
 		length := int64(binary.LittleEndian.Uint32(data[at:]))
 		offset = int64(binary.LittleEndian.Uint64(data[at+8:]))
-		if length == 0 || length > MaxRecord || offset < base || offset-base > int64(at) || offset > math.MaxInt64-length || offset+length <= from {
+		if length == 0 || length > MaxRecord || offset < base || offset-base > int64(at) || offset > MaxOffset-length || offset+length <= from {
 			continue // cheap, before the CRC
 		}
 		if _, _, err := decodeRecord(data[at:], offset); err == nil {

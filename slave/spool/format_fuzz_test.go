@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -16,6 +18,8 @@ func FuzzRecord(f *testing.F) {
 		f.Add(good, offset)
 	}
 	f.Add(good[:len(good)-1], int64(7))
+	f.Add(record{offset: 7, stream: 3, data: []byte("x")}.appendTo(nil), int64(7))
+	f.Add(record{offset: MaxOffset, stream: Stdout, data: []byte("x")}.appendTo(nil), int64(MaxOffset))
 	f.Add(binary.LittleEndian.AppendUint32(nil, math.MaxUint32), int64(0))
 	f.Add([]byte{}, int64(0))
 	f.Fuzz(func(t *testing.T, b []byte, offset int64) {
@@ -26,7 +30,7 @@ func FuzzRecord(f *testing.F) {
 			}
 			return
 		}
-		if size > len(b) || r.offset != offset || len(r.data) == 0 || len(r.data) > MaxRecord {
+		if size > len(b) || r.offset != offset || len(r.data) == 0 || len(r.data) > MaxRecord || offset+int64(len(r.data)) > MaxOffset || r.stream != Stdout && r.stream != Stderr {
 			t.Fatalf("decoded %d of %d bytes: %+v", size, len(b), r)
 		}
 		if checksum(b[8:size]) != binary.LittleEndian.Uint32(b[4:]) {
@@ -34,6 +38,43 @@ func FuzzRecord(f *testing.F) {
 		}
 		if at, off, ok := findRecord(append([]byte{1, 2, 3}, b...), offset, offset); offset >= 0 && offset < math.MaxInt64-MaxRecord && (!ok || at > 3 || off > offset) {
 			t.Fatalf("found %d, %d, %v behind three bytes", at, off, ok)
+		}
+	})
+}
+
+// FuzzSegmentNames: whatever a file is called, it is a segment only under the name
+// that a writer gives it, and no two are of one base.
+func FuzzSegmentNames(f *testing.F) {
+	f.Add("00000000000000000040.seg", "+0000000000000000040.seg")
+	f.Add("-0000000000000000000.seg", "00000000000000000000.seg")
+	f.Add("09223372036854775807.seg", "000000000000000000040.seg")
+	f.Add(".seg", "00000000000000000040.seg.tmp")
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, one, two string) {
+		if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{one, two} {
+			if name != filepath.Base(name) || os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o600) != nil {
+				return // no name of a file
+			}
+		}
+		list, err := segments(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, s := range list {
+			if s.path != segmentPath(dir, s.base) || s.base < 0 || s.base > MaxOffset || i > 0 && s.base <= list[i-1].base {
+				t.Errorf("found %+v", list)
+			}
+		}
+		first, err := First(dir)
+		if err != nil || len(list) > 0 && first != list[0].base {
+			t.Errorf("begins at %d, %v", first, err)
+		}
+		used, err := Usage(dir)
+		if err != nil || used != int64(len(list)) {
+			t.Errorf("uses %d bytes, %v", used, err)
 		}
 	})
 }

@@ -293,7 +293,11 @@ func (r *Reader) Skip() (int64, error) {
 // and returns the segment's file with the place of the record in it; no file:
 // there is none.
 func (r *Reader) find(s segment) (f *os.File, at, offset int64, err error) {
-	if f, err = open(s.path); err != nil {
+	f, err = open(s.path)
+	if errors.Is(err, ErrTorn) {
+		return nil, 0, 0, nil
+	}
+	if err != nil {
 		return nil, 0, 0, fmt.Errorf("read spool: %w", err)
 	}
 	start, pos := int64(0), s.base

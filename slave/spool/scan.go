@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"syscall"
 )
 
 // Range returns the raw offsets that a log holds: first up to, not with, next.
@@ -23,6 +22,19 @@ func Range(dir string) (first, next int64, err error) {
 		return nil
 	})
 	return first, next, err
+}
+
+// First is the raw offset of the first byte that a log holds, or where it will
+// begin.
+func First(dir string) (int64, error) {
+	list, err := segments(dir)
+	if err != nil {
+		return 0, fmt.Errorf("read spool: %w", err)
+	}
+	if len(list) == 0 {
+		return 0, nil
+	}
+	return list[0].base, nil
 }
 
 // Summary is what a whole log amounts to.
@@ -85,7 +97,7 @@ type walked struct {
 // counts only if the segment's own header cannot be read.
 func walk(seg segment, prefix uint32) (walked, error) {
 	f, err := open(seg.path)
-	if errors.Is(err, ErrTorn) || errors.Is(err, syscall.ELOOP) {
+	if errors.Is(err, ErrTorn) {
 		return walked{header: header{base: seg.base, prefix: prefix}, end: seg.base, crc: prefix, torn: true}, nil
 	}
 	if err != nil && !isBadSector(err) {
