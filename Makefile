@@ -64,7 +64,7 @@ test: deps ## Run all tests, with the race detector where gcc is (under 15 minut
 	race=$$(tools/race.sh); \
 	if [ -z "$$race" ]; then exec $(GOTEST) -timeout 12m ./...; fi; \
 	CGO_ENABLED=1 GORACE=atexit_sleep_ms=20 $(GOTEST) $$race -timeout 12m ./...; \
-	$(GOTEST) -timeout 12m ./cmd/internal/sim/...
+	SIM_TIMEOUT=12m tools/sim.sh
 
 .PHONY: test-short
 test-short: ## Run the quick tests, from go's cache where nothing changed
@@ -84,7 +84,7 @@ test-e2e: deps ## Run the end-to-end tests with real processes; RUN=PATTERN
 
 .PHONY: sim
 sim: ## Run the simulation; YEARS=N slave-years, SEED=N to repeat one, LEDGER=FILE to go on later
-	$(GOTEST) -v -timeout 0 -run '$(RUN)' ./cmd/internal/sim $(if $(YEARS),-sim.years=$(YEARS)) $(if $(SEED),-sim.seed=$(SEED)) \
+	@tools/sim.sh -v -run '$(RUN)' $(if $(YEARS),-sim.years=$(YEARS)) $(if $(SEED),-sim.seed=$(SEED)) \
 		$(if $(FROM),-sim.from=$(FROM)) $(if $(LEDGER),-sim.ledger=$(abspath $(LEDGER)))
 
 .PHONY: model
@@ -107,6 +107,7 @@ bench: ## Run the benchmarks, one package at a time (some minutes); BENCH=PATTER
 lint: ## gofmt, go vet, staticcheck, golangci-lint
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
+	go vet -tags failpoint ./proto/failpoint
 	go tool staticcheck ./...
 	$(GOLANGCI) run ./...
 

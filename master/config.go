@@ -18,6 +18,9 @@ type Config struct {
 	ID string
 	// Version of the program, for people.
 	Version string
+	// Features are what it can use beyond v1, by name. Default: feature.All;
+	// empty: none. Simulations play older versions with it.
+	Features []string
 	// Store is the open store. Run does not close it.
 	Store store.Store
 	// SoleOwner is true when no other master can use the store: all sessions

@@ -91,6 +91,7 @@ func New(cfg Config) (*Master, error) {
 	if m.link, err = link.New(link.Config{
 		MasterID: cfg.ID, Masters: cfg.Masters, Store: cfg.Store, Commit: commit, Hub: m.hub,
 		Logger: cfg.Logger, Metrics: cfg.Metrics, LostAfter: cfg.LostAfter, SafetyPoll: cfg.SafetyPoll, Jitter: cfg.Jitter,
+		Features: cfg.Features,
 	}); err != nil {
 		return nil, err
 	}
@@ -122,6 +123,7 @@ func New(cfg Config) (*Master, error) {
 		grpc.InitialWindowSize(flowWindow),
 		grpc.InitialConnWindowSize(flowWindow),
 		grpc.WaitForHandlers(true),
+		// One half of a pair, the slave has the other (P-alive).
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: cfg.KeepaliveTime, Timeout: cfg.KeepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: min(cfg.KeepaliveTime/2, 5*time.Second), PermitWithoutStream: true}),
 	)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"holdfast/journal"
+	"holdfast/proto/failpoint"
 	"holdfast/retry"
 )
 
@@ -163,7 +164,10 @@ func (a *Agent) openJournal(ctx context.Context) (*journal.Journal, journal.Open
 		NewID: func() string {
 			return ulid.MustNew(ulid.Now(), a.cfg.Entropy).String()
 		},
-		OnCommit: func(c journal.Commit) { a.metrics.commitSeconds.Observe(c.Duration.Seconds()) },
+		OnCommit: func(c journal.Commit) {
+			failpoint.Here("slave.journal-committed") // and nobody told
+			a.metrics.commitSeconds.Observe(c.Duration.Seconds())
+		},
 	})
 	switch {
 	case errors.Is(err, journal.ErrNewerVersion):

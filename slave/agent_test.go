@@ -505,3 +505,19 @@ func TestSecondAgentIsOneClearLine(t *testing.T) {
 		t.Errorf("Run = %v", err)
 	}
 }
+
+// P-incarnation: an agent that was killed while it started a process leaves the
+// lock to that one until its exec. The next agent waits for it.
+func TestLockOfADeadAgent(t *testing.T) {
+	dir := t.TempDir()
+	child, err := lockDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(100*time.Millisecond, func() { child.Close() })
+	lock, err := lockDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock.Close()
+}

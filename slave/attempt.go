@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"holdfast/journal"
+	"holdfast/proto/failpoint"
 	"holdfast/retry"
 )
 
@@ -207,9 +208,11 @@ func (t *attempt) reportLocked(ctx context.Context, urgent bool, fill func(*batc
 		return err
 	}
 	w.Urgent = urgent
+	failpoint.Here("slave.before-append")
 	if err := t.a.journal.Append(ctx, append(before, w)...); err != nil {
 		return fmt.Errorf("journal updates %d to %d: %w", b.frame.first, b.rep.Next-1, err)
 	}
+	failpoint.Here("slave.after-append")
 	t.mu.Lock()
 	ends := b.rep.ended() && !t.rep.ended()
 	t.rep = b.rep
@@ -301,7 +304,9 @@ func (t *attempt) ack(seq uint64) {
 	if ahead {
 		// If we crash before it is on disk, the updates are sent once more and
 		// ACKed once more.
+		failpoint.Here("slave.before-ack")
 		t.a.journal.AckLater(t.meta.Attempt, seq)
+		failpoint.Here("slave.after-ack")
 		t.poke()
 	}
 }

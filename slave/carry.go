@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"holdfast/journal"
+	"holdfast/proto/failpoint"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/retry"
 	"holdfast/slave/runner"
@@ -52,6 +53,7 @@ func (t *attempt) start(ctx context.Context) (time.Duration, error) {
 		return 0, fmt.Errorf("journal the launch: %w", err)
 	}
 	t.launch, t.launched = next, true
+	failpoint.Here("slave.before-launch")
 	if err := t.launchRunner(ctx); err != nil {
 		if ctx.Err() != nil {
 			return 0, nil // the next agent looks what came of it
@@ -72,6 +74,7 @@ func (t *attempt) start(ctx context.Context) (time.Duration, error) {
 		}
 		return 0, t.endUnstarted(ctx, &stopOrder{cause: cause, detail: err.Error()})
 	}
+	failpoint.Here("slave.after-launch")
 	t.log.Info("runner started", "try", next.Tries)
 	return t.watch(ctx, nil)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"holdfast/proto/feature"
 	"holdfast/retry"
 )
 
@@ -73,6 +74,9 @@ type Config struct {
 	Registerer prometheus.Registerer
 	// Version of this binary, for Hello. It is told, never compared.
 	Version string
+	// Features are what it can use beyond v1, by name. Default feature.All;
+	// empty: none. Simulations play older versions with it.
+	Features []string
 
 	// SpoolQuota bounds the log bytes on disk, all attempts together; each
 	// attempt gets an equal part. At its part a step waits. Default 2 GiB.
@@ -178,6 +182,9 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.Fingerprint, machineFingerprint())
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Features == nil {
+		c.Features = feature.All
 	}
 	if c.Environ == nil {
 		c.Environ = os.Environ

@@ -33,6 +33,7 @@ type frame struct {
 // next is the number after the last update.
 func (f *frame) next() uint64 { return f.first + uint64(len(f.updates)) }
 
+// encodeFrame makes the entry that the journal keeps of a batch (P-frame).
 func encodeFrame(f *frame) []byte {
 	size := frameHeadLen
 	for _, u := range f.updates {

@@ -1,7 +1,6 @@
 package slave
 
 import (
-	"holdfast/proto/feature"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/slave/spool"
 )
@@ -20,7 +19,7 @@ func (a *Agent) hello() *holdfastv1.Hello {
 		StoreId:      id.StoreID,
 		StartId:      a.startID,
 		AgentVersion: a.cfg.Version,
-		Features:     feature.All,
+		Features:     a.cfg.Features,
 		Labels:       a.cfg.Labels,
 		Slots:        uint32(a.cfg.Slots),
 		Host:         hostFacts(a.cfg.Hostname),

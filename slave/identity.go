@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+
+	"holdfast/proto/failpoint"
 )
 
 // identityVersion of identity.json.
@@ -146,6 +148,7 @@ func (id *identity) replace(b []byte) error {
 	if err := writeWhole(temp, b, id.noSync); err != nil {
 		return err
 	}
+	failpoint.Here("slave.before-identity")
 	err := exchangeFiles(temp, id.path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errors.ErrUnsupported) {
 		// The first one; or a file system without an exchange: there the next
@@ -158,7 +161,11 @@ func (id *identity) replace(b []byte) error {
 	if err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(id.path), id.noSync)
+	if err := syncDir(filepath.Dir(id.path), id.noSync); err != nil {
+		return err
+	}
+	failpoint.Here("slave.after-identity")
+	return nil
 }
 
 // tempSuffix names the file that becomes the new content by rename.

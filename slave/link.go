@@ -72,7 +72,8 @@ func newLink(a *Agent) *link {
 	}
 }
 
-// run never gives up: only a broken disk of our own ends it, or ctx.
+// run never gives up: only a broken disk of our own ends it, or ctx
+// (P-reconnect).
 func (l *link) run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		s, err := l.connect(ctx, l.addrs[l.at])

@@ -7,6 +7,15 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
+)
+
+// How long a lock that somebody has is asked for, and how often. An agent that was
+// killed while it started a process leaves it to that one, until its exec: the
+// next agent must not take it for an agent.
+const (
+	lockPatience = time.Second
+	lockPoll     = 10 * time.Millisecond
 )
 
 // lockDir takes DIR/lock for as long as the process lives or until the file is
@@ -17,11 +26,15 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock the data directory: %w", err)
 	}
-	for {
+	for deadline := time.Now().Add(lockPatience); ; {
 		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if !errors.Is(err, syscall.EINTR) {
+		if errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(deadline) {
 			break
 		}
+		time.Sleep(lockPoll)
 	}
 	if err != nil {
 		holder, _ := os.ReadFile(path)

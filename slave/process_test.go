@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"holdfast/journal/journaltest"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/slave/runner"
 )
@@ -105,6 +108,33 @@ func TestRealRunnerKilled(t *testing.T) {
 	if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && !bytes.Contains(stat, []byte(") Z ")) {
 		t.Errorf("it lives on: %s", stat)
 	}
+}
+
+// P-readopt: a runner is killed while it starts a process, which has its lock until
+// the exec. It is told all the same without waiting for a scan.
+func TestRealRunnerKilledWhileForking(t *testing.T) {
+	f := realFarm(t)
+	f.connected()
+	attempt, _ := f.script("exec sleep 1000")
+	f.kinds(attempt, "accepted", "start1")
+	dir := filepath.Join(f.dir, "attempts", attempt)
+	runnerFD, err := unix.PidfdOpen(runner.PID(dir), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(runnerFD)
+	lock, err := unix.PidfdGetfd(runnerFD, 3, 0) // as the child of a fork has it
+	if err != nil {
+		journaltest.SkipOrFail(t, fmt.Sprintf("cannot share a file with another process: %v", err))
+	}
+	if err := killRunner(dir); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond) // the agent has heard of the death, and seen the lock held
+	if err := unix.Close(lock); err != nil {
+		t.Fatal(err)
+	}
+	f.kinds(attempt, "accepted", "start1", "end1", "failed:runner_lost")
 }
 
 // The agent is away while steps go on; the same processes are re-adopted.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"holdfast/proto/failpoint"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 )
 
@@ -60,18 +61,20 @@ func (s *session) send() error {
 			}
 			continue
 		}
+		failpoint.Here("slave.before-send")
 		if err := s.stream.Send(m); err != nil {
 			if errors.Is(err, io.EOF) {
 				return nil // the receiver hears why
 			}
 			return err
 		}
+		failpoint.Here("slave.after-send")
 	}
 }
 
 // nextMessage picks what to send now: answers, then status, then logs; nil:
 // nothing, or nothing more may be in flight. It looks at all of them again after
-// each message, so a status update waits for one log chunk at most.
+// each message, so a status update waits for one log chunk at most (P-lanes).
 func (s *session) nextMessage() (*holdfastv1.ConnectRequest, error) {
 	if m := s.nextControl(); m != nil {
 		return m, nil

@@ -200,6 +200,7 @@ func (s *session) dial(ctx context.Context) error {
 			Backoff:           backoff.Config{BaseDelay: cfg.DialTimeout, Multiplier: 1, MaxDelay: cfg.DialTimeout},
 			MinConnectTimeout: cfg.DialTimeout,
 		}),
+		// One half of a pair, the master has the other (P-alive).
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time: cfg.KeepaliveTime, Timeout: cfg.KeepaliveTimeout, PermitWithoutStream: true,
 		}),

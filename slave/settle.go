@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/journal"
+	"holdfast/proto/failpoint"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/retry"
 	"holdfast/slave/spool"
@@ -59,9 +60,11 @@ func (t *attempt) drop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Here("slave.before-forget")
 	if err := t.a.journal.Append(ctx, bury, journal.Write{Stream: t.meta.Attempt, Drop: true}); err != nil {
 		return fmt.Errorf("forget the attempt: %w", err)
 	}
+	failpoint.Here("slave.after-forget")
 	buried()
 	t.mu.Lock()
 	t.gone = true
@@ -70,6 +73,7 @@ func (t *attempt) drop(ctx context.Context) error {
 	if err := removeTree(t.dir); err != nil {
 		t.log.Warn("cannot remove the attempt's directory", "err", err)
 	}
+	failpoint.Here("slave.files-removed")
 	t.log.Info("attempt forgotten", "state", stateWord(rep.State), "last_seq", rep.Next-1)
 	return nil
 }
@@ -135,6 +139,9 @@ func (t *attempt) trim() {
 		if err != nil {
 			t.log.Warn("cannot trim the spool", "step", i+1, "err", err)
 			continue
+		}
+		if deleted > 0 {
+			failpoint.Here("slave.spool-trimmed")
 		}
 		t.mu.Lock()
 		t.logs[i].trimmed, t.logs[i].sealed = l.acked, l.final

@@ -33,7 +33,7 @@ func (s *session) want(ctx context.Context, w *holdfastv1.Want, take taker) erro
 		s.recover(t)
 		return nil
 	}
-	// A slave obeys a Want only from the store that gave the attempt.
+	// A slave obeys a Want only from the store that gave the attempt (P-store).
 	if s.storeID != t.meta.Store || w.GetStoreId() != t.meta.Store {
 		t.holdBack()
 		s.mute(t, "another store gave the attempt; nothing is obeyed, nothing is dropped")

@@ -12,7 +12,9 @@ needs='
 gcc         gcc         the race detector
 strace      strace      crashes and disk errors at chosen system calls
 ip          iproute2    networks of their own for end-to-end tests
-nft         nftables    packet loss
+tc          iproute2    slow links
+nsenter     util-linux  processes in such a network
+nft         nftables    packet loss and resets
 mkfs.ext4   e2fsprogs   small disks to fill
 mount       mount       small disks to fill
 sqlite3     sqlite3     reading the store as other tools do
@@ -32,6 +34,9 @@ done <<<"$needs"
 if [ "$(uname -s)" = Linux ] && [ ! -e /usr/include/stdlib.h ]; then
 	missing+="  stdlib.h (libc6-dev): the race detector"$'\n'
 	packages+=" libc6-dev"
+fi
+if [ "$(uname -s)" = Linux ] && [ "$(id -u)" != 0 ]; then
+	echo "NOT ROOT, so that some tests will skip and prove nothing here: networks of their own, small disks, control groups"
 fi
 [ -n "$packages" ] || exit 0
 

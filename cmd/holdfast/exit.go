@@ -146,7 +146,9 @@ func report(w io.Writer, err error) {
 	switch {
 	case err == nil, errors.As(err, &result), errors.As(err, &quiet):
 	case errors.As(err, &file):
-		fmt.Fprintln(w, err)
+		for line := range strings.Lines(err.Error()) {
+			fmt.Fprintln(w, clean(strings.TrimRight(line, "\n")))
+		}
 	case errors.As(err, &usage) && usage.use != "":
 		fmt.Fprintf(w, "holdfast: %s\nUsage: %s\n", oneLine(err.Error()), usage.use)
 	default:
@@ -157,7 +159,8 @@ func report(w io.Writer, err error) {
 	}
 }
 
-// oneLine joins the lines of a joined error.
+// oneLine joins the lines of a joined error. What a peer says may hold anything,
+// and people read it on a terminal.
 func oneLine(text string) string {
 	var lines []string
 	for line := range strings.Lines(text) {
@@ -165,7 +168,7 @@ func oneLine(text string) string {
 			lines = append(lines, line)
 		}
 	}
-	return strings.Join(lines, "; ")
+	return clean(strings.Join(lines, "; "))
 }
 
 // notFound says that a file or directory is missing.

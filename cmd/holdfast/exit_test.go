@@ -80,6 +80,7 @@ func TestReport(t *testing.T) {
 		{nil, ""},
 		{&resultError{"failed"}, ""},
 		{errors.Join(errors.New("a"), errors.New("b")), "holdfast: a; b\n"},
+		{errors.New("the peer said \x1b[2J\rall is well\x9b"), "holdfast: the peer said \\x1b[2J\\rall is well\ufffd\n"},
 		{&usageError{err: errors.New("no id"), use: "holdfast show ID"}, "holdfast: no id\nUsage: holdfast show ID\n"},
 	} {
 		var b strings.Builder

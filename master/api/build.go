@@ -11,6 +11,7 @@ import (
 	"holdfast/master/lifecycle"
 	"holdfast/master/spec/specpb"
 	"holdfast/master/store"
+	"holdfast/proto/failpoint"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/proto/rpcerr"
 )
@@ -54,6 +55,7 @@ func (s *Server) SubmitBuild(ctx context.Context, req *holdfastv1.SubmitBuildReq
 	if err := s.do(ctx, op, &op.Err); err != nil {
 		return nil, err
 	}
+	failpoint.Here("master.submit-committed")
 	return &holdfastv1.SubmitBuildResponse{BuildId: string(op.ID), Already: op.Already}, nil
 }
 
@@ -67,6 +69,7 @@ func (s *Server) CancelBuild(ctx context.Context, req *holdfastv1.CancelBuildReq
 	if err := s.do(ctx, op, &op.Err); err != nil {
 		return nil, err
 	}
+	failpoint.Here("master.cancel-committed")
 	return &holdfastv1.CancelBuildResponse{State: string(op.State)}, nil
 }
 

@@ -13,7 +13,7 @@ import (
 // An update is never refused for being late: one of a lost attempt that can
 // still be adopted adopts it; one of an attempt that is over otherwise is kept
 // on that attempt as evidence and does not touch the build. ErrBadUpdate is for
-// updates that can never be right (P-refuse).
+// updates that can never be right (P-update, P-refuse).
 func (r *Record) Update(now time.Time, jitter float64, id AttemptID, u Update) error {
 	a, err := r.find(id)
 	if err != nil {

@@ -74,7 +74,7 @@ func (r *Record) stop(t time.Time, a *Attempt, why string) {
 	}
 }
 
-// end ends a live attempt and decides what becomes of its build.
+// end ends a live attempt and decides what becomes of its build (P-retry).
 func (r *Record) end(t time.Time, jitter float64, a *Attempt, to AttemptState, cause retry.Cause, detail, who string, d data) {
 	if d == nil {
 		d = data{}

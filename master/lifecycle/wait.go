@@ -22,7 +22,7 @@ func (r *Record) SetWait(now time.Time, cause WaitCause) {
 }
 
 // wait ends the open interval, if any, and begins the next. The same cause
-// twice in a row is still two intervals when something lay between them.
+// twice in a row is still two intervals when something lay between them (P-wait).
 func (r *Record) wait(t time.Time, cause WaitCause) {
 	w := WaitChange{At: t, Cause: cause}
 	b := &r.Build

@@ -7,13 +7,15 @@ import (
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/store"
+	"holdfast/proto/failpoint"
 	"holdfast/proto/rpcerr"
 )
 
 // What happens after a commit. These run on the committer's goroutine, in the
 // order of the frames, and must not block.
 
-// statusDone answers a batch: ACK, or the mark (P-apply).
+// statusDone answers a batch: ACK, or the mark (P-apply). The commit has
+// returned (P-ack).
 func (s *session) statusDone(ctx context.Context, op *store.ApplyStatus, err error) {
 	err = first(err, op.Err)
 	switch {
@@ -26,6 +28,7 @@ func (s *session) statusDone(ctx context.Context, op *store.ApplyStatus, err err
 		s.failed(ctx, err, badUpdate(op))
 		return
 	}
+	failpoint.Here("master.status-committed")
 	s.marks[op.Attempt] = op.Mark
 	s.outbox.ackStatus(op.Attempt, op.Mark, op.Chain, mayStart(op, err))
 }
@@ -65,6 +68,7 @@ func (s *session) logDone(ctx context.Context, place *frameError, end, mark int6
 		s.failed(ctx, err, place)
 		return
 	}
+	failpoint.Here("master.log-committed")
 	logs := s.logMarks[place.attempt]
 	if logs == nil {
 		logs = make(map[lifecycle.StepID]int64)
@@ -88,6 +92,7 @@ func (s *session) absentDone(ctx context.Context, op *store.ApplyAbsent, raw []b
 		s.failed(ctx, err, kept(op.Attempt, 0, raw))
 		return
 	}
+	failpoint.Here("master.forget-committed")
 	delete(s.marks, op.Attempt)
 	delete(s.logMarks, op.Attempt)
 }

@@ -170,7 +170,7 @@ func holds(op *store.Connect, h *holdfastv1.Hello) {
 }
 
 // commonFeatures is the intersection, sorted: features are agreed by name,
-// never by comparing versions.
+// never by comparing versions (P-feature).
 func commonFeatures(a, b []string) []string {
 	var both []string
 	for _, f := range a {

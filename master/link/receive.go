@@ -10,6 +10,7 @@ import (
 	"holdfast/master/lifecycle"
 	"holdfast/master/notify"
 	"holdfast/master/store"
+	"holdfast/proto/failpoint"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/proto/rpcerr"
 )
@@ -101,6 +102,7 @@ func (s *session) statusBatch(ctx context.Context, size int64, m *holdfastv1.Sta
 		}
 	}
 	s.server.metrics.updates.Add(float64(len(op.Raw)))
+	failpoint.Here("master.status-received")
 	if err := s.queue(ctx, size, op, func(err error) { s.statusDone(ctx, op, err) }); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"holdfast/master/lifecycle"
 	"holdfast/master/notify"
 	"holdfast/master/store"
+	"holdfast/proto/failpoint"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 )
 
@@ -65,9 +66,11 @@ func (s *session) send(ctx context.Context, stream holdfastv1.LinkService_Connec
 		if ack == nil {
 			continue
 		}
+		failpoint.Here("master.before-ack")
 		if err := stream.Send(&holdfastv1.ConnectResponse{Message: &holdfastv1.ConnectResponse_Ack{Ack: ack}}); err != nil {
 			return err
 		}
+		failpoint.Here("master.after-ack")
 		s.server.metrics.acks.Inc()
 		if !wants && !settling && s.settles(ack) {
 			settling = true
@@ -132,7 +135,12 @@ func (s *session) sendWants(ctx context.Context, stream holdfastv1.LinkService_C
 
 func (s *session) sendWant(stream holdfastv1.LinkService_ConnectServer, m *holdfastv1.Want) error {
 	s.server.metrics.wants.Inc()
-	return stream.Send(&holdfastv1.ConnectResponse{Message: &holdfastv1.ConnectResponse_Want{Want: m}})
+	failpoint.Here("master.before-want")
+	if err := stream.Send(&holdfastv1.ConnectResponse{Message: &holdfastv1.ConnectResponse_Want{Want: m}}); err != nil {
+		return err
+	}
+	failpoint.Here("master.after-want")
+	return nil
 }
 
 func sentOf(w store.Want) sentWant {

@@ -13,6 +13,7 @@ import (
 
 	"holdfast/master/notify"
 	"holdfast/master/store"
+	"holdfast/proto/failpoint"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/proto/rpcerr"
 )
@@ -77,7 +78,7 @@ func New(cfg Config) (*Server, error) {
 // Register adds the service to a gRPC server.
 func (s *Server) Register(g grpc.ServiceRegistrar) { holdfastv1.RegisterLinkServiceServer(g, s) }
 
-// Stop ends all sessions with NOT_READY and refuses new ones; it does not
+// Stop ends all sessions with NOT_READY and refuses new ones (P-stop); it does not
 // wait. The committer must run on until Done, or for as long as one is willing
 // to wait: slaves not noted as away by then are noted so when the store is
 // opened again. A stream whose peer does not read ends with its connection.
@@ -134,6 +135,7 @@ func (s *Server) Connect(stream holdfastv1.LinkService_ConnectServer) error {
 		s.metrics.countTurnedAway(err)
 		return err
 	}
+	failpoint.Here("master.before-connect")
 	session, wants, err := s.admit(ctx, end, hello)
 	if err != nil {
 		s.metrics.countTurnedAway(err)

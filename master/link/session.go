@@ -12,6 +12,7 @@ import (
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/store"
+	"holdfast/proto/failpoint"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 )
 
@@ -134,9 +135,11 @@ func (s *session) welcome(stream holdfastv1.LinkService_ConnectServer, h *holdfa
 		}
 		s.sent[want.Attempt] = sentOf(want)
 	}
+	failpoint.Here("master.before-welcome")
 	if err := stream.Send(&holdfastv1.ConnectResponse{Message: &holdfastv1.ConnectResponse_Welcome{Welcome: w}}); err != nil {
 		return err
 	}
+	failpoint.Here("master.after-welcome")
 	s.server.metrics.wants.Add(float64(len(w.Wants)))
 	for _, m := range later {
 		if err := s.sendWant(stream, m); err != nil {

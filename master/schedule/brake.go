@@ -88,7 +88,7 @@ func (b *brake) note(now time.Time, what, who, why string) *store.NoteBrake {
 	return &store.NoteBrake{Now: now, What: what, Who: who, Why: why, Silent: b.Silent, Busy: b.Busy, Since: b.Since}
 }
 
-// feel looks who is silent, and puts the brake on or off.
+// feel looks who is silent, and puts the brake on or off (P-brake).
 func (w *Watch) feel(ctx context.Context, now time.Time, absent []store.Absentee) error {
 	silent := make(map[lifecycle.InstanceID]bool)
 	for i := range absent {

@@ -16,6 +16,7 @@ import (
 	"holdfast/master/notify"
 	"holdfast/master/spec"
 	"holdfast/master/store"
+	"holdfast/proto/failpoint"
 )
 
 const (
@@ -156,7 +157,7 @@ func rest(ctx context.Context, d time.Duration) bool {
 // round looks once at queue and slaves, assigns what can be assigned and notes
 // what the others wait for. Each Assign is conditional on the build being
 // queued, the session being open and the slot being free, so that a stale view
-// or another master's claim costs a try and nothing else.
+// or another master's claim costs a try and nothing else (P-dispatch).
 func (d *Dispatcher) round(ctx context.Context) (wake time.Time, err error) {
 	if err := d.cfg.Commit.Ready(); err != nil {
 		return time.Time{}, err // what is queued now would be decided on an old view
@@ -358,6 +359,7 @@ func (d *Dispatcher) commit(ctx context.Context, offers []offer) error {
 	for i, op := range offers {
 		ops[i] = op.Assign
 	}
+	failpoint.Here("master.before-assign")
 	err := d.cfg.Commit.Do(ctx, ops...)
 	if errors.Is(err, store.ErrPoison) {
 		if len(offers) == 1 {
@@ -374,6 +376,7 @@ func (d *Dispatcher) commit(ctx context.Context, offers []offer) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Here("master.after-assign")
 	for _, op := range offers {
 		if op.Err == nil {
 			d.asked.note(op.Build, op.Session.Instance, op.asks)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"holdfast/master/lifecycle"
+	"holdfast/proto/failpoint"
 	"holdfast/retry"
 )
 
@@ -279,8 +280,10 @@ func (c *Committer) commit(ctx context.Context, group []*call, outcomes chan<- o
 		// If we crash in Commit, the group is durable or not, as a whole, and
 		// nobody was told. If we crash after it and before the callbacks, it is
 		// durable, and the slaves send again what was not acknowledged (P-apply).
+		failpoint.Here("master.before-commit")
 		err := c.cfg.Store.Commit(context.WithoutCancel(ctx), ops...)
 		if err == nil {
+			failpoint.Here("master.after-commit")
 			c.setReady(nil)
 			outcomes <- outcome{calls: group}
 			return nil

@@ -18,7 +18,7 @@ import (
 var Table = crc32.MakeTable(crc32.Castagnoli)
 
 // Extend returns the chain after update was added to a stream whose chain was
-// crc. The chain of an empty stream is 0.
+// crc. The chain of an empty stream is 0 (P-chain).
 func Extend(crc uint32, update []byte) uint32 {
 	var length [4]byte
 	binary.LittleEndian.PutUint32(length[:], uint32(len(update)))

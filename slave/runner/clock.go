@@ -6,12 +6,14 @@ import (
 )
 
 // clock measures a step: time that it could use, by the monotonic clock. It
-// stands still while the step is blocked by a full spool.
+// stands still while the step is blocked by a full spool, and is put back when
+// the runner itself did not run (P-exit).
 type clock struct {
 	mu      sync.Mutex
 	start   time.Time     // guarded by mu
 	blocked time.Duration // guarded by mu; up to since
 	since   time.Time     // guarded by mu; zero: not blocked
+	stood   time.Duration // guarded by mu; by which it was put back
 	output  time.Duration // guarded by mu; usable time at the last output
 }
 
@@ -21,7 +23,7 @@ func (c *clock) usedLocked(now time.Time) time.Duration {
 	if !c.since.IsZero() {
 		now = c.since
 	}
-	return now.Sub(c.start) - c.blocked
+	return now.Sub(c.start) - c.blocked - c.stood
 }
 
 // block stops the clock, unblock lets it go on.
@@ -39,6 +41,16 @@ func (c *clock) unblock() {
 	if !c.since.IsZero() {
 		c.blocked += time.Since(c.since)
 		c.since = time.Time{}
+	}
+}
+
+// putBack makes it as early as it was.
+func (c *clock) putBack(to time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if used := c.usedLocked(time.Now()); used > to {
+		c.stood += used - to
+		c.output = min(c.output, to)
 	}
 }
 

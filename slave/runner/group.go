@@ -206,13 +206,21 @@ func InGroup(dir string) bool {
 }
 
 // SweepGroups removes the empty groups that dead runners of a data directory
-// left. It spares those that hold a process.
+// left. It spares those that hold a process, and those of attempts whose directory
+// is there: an empty group is how KillMarked knows at once that nothing is left.
 func SweepGroups(home string) {
 	prefix := groupName(homeOf(home), "")
 	if prefix == "" {
 		return
 	}
-	removeGroups(findGroups(hierarchies(), func(n string) bool { return strings.HasPrefix(n, prefix) }))
+	removeGroups(findGroups(hierarchies(), func(n string) bool {
+		attempt, ours := strings.CutPrefix(n, prefix)
+		if !ours {
+			return false
+		}
+		_, err := os.Lstat(filepath.Join(home, "attempts", attempt))
+		return attempt == "" || errors.Is(err, fs.ErrNotExist)
+	}))
 }
 
 // removeGroups removes groups, and those that a step has made in them. One that

@@ -123,6 +123,35 @@ func TestKillsGroup(t *testing.T) {
 	}
 }
 
+// TestSweepGroups: the empty group of a dead runner stays until its attempt is
+// forgotten, so that an agent that is started need not look through all processes
+// many times.
+func TestSweepGroups(t *testing.T) {
+	home := t.TempDir()
+	if !CanGroup(home) {
+		journaltest.SkipOrFail(t, "no control group")
+	}
+	dir := filepath.Join(home, "attempts", "attempt")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	made := false
+	for _, h := range hierarchies() {
+		made = made || h.own != "" && os.Mkdir(filepath.Join(h.own, groupName(homeOf(home), "attempt")), 0o755) == nil
+	}
+	SweepGroups(home)
+	if found := groups(homeOf(home), "attempt"); !made || len(found) == 0 {
+		t.Errorf("made %t, found %q", made, found)
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	SweepGroups(home)
+	if found := groups(homeOf(home), "attempt"); len(found) > 0 {
+		t.Errorf("left: %q", found)
+	}
+}
+
 // TestKillsWhatHasNoMarks (P-leftover): the runner is dead, and what it left has
 // cleared its environment and lost its parents.
 func TestKillsWhatHasNoMarks(t *testing.T) {

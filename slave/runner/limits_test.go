@@ -47,6 +47,40 @@ func TestClock(t *testing.T) {
 	})
 }
 
+// TestClockStoodStill (P-exit): time in which the runner itself did not run is
+// nobody's: the step has what it had left before, silence included.
+func TestClockStoodStill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClock()
+		check := func(used, silent time.Duration) {
+			t.Helper()
+			if u, s, _ := c.used(); u != used || s != silent {
+				t.Errorf("used %v, silent %v; want %v %v", u, s, used, silent)
+			}
+		}
+		time.Sleep(3 * time.Second)
+		c.touch()
+		time.Sleep(time.Second)
+		before, _, _ := c.used()
+		time.Sleep(time.Hour)
+		c.touch() // a pump was first
+		c.putBack(before)
+		check(4*time.Second, 0)
+		time.Sleep(time.Second)
+		check(5*time.Second, time.Second)
+		if all, blocked := c.total(); all != time.Hour+5*time.Second || blocked != 0 {
+			t.Errorf("%v, blocked %v", all, blocked)
+		}
+		// What a full spool had stopped already is not taken back twice.
+		before, _, _ = c.used()
+		c.block()
+		time.Sleep(time.Hour)
+		c.putBack(before)
+		c.unblock()
+		check(5*time.Second, time.Second)
+	})
+}
+
 // TestNextCheck: the supervisor looks when a limit may be reached, and often
 // enough for a stop order whose poke was lost.
 func TestNextCheck(t *testing.T) {

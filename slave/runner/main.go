@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/proto/failpoint"
 	"holdfast/retry"
 )
 
@@ -47,6 +48,7 @@ func run(dir string, log *slog.Logger) error {
 	}
 	defer lock.Close()
 	closeInherited()
+	failpoint.Here("runner.locked")
 	if err := checkEnded(dir); err != nil {
 		return err
 	}
@@ -148,11 +150,13 @@ func (r *runner) attempt() error {
 		}
 	}
 	end.AtUS = time.Now().UnixMicro()
+	failpoint.Here("runner.before-end")
 	// If we crash before this is durable, the agent finds the steps' exit
 	// records and no end: it reports what they say, or runner_lost.
 	if err := r.insist("record the end", func() error { return WriteEnd(r.dir, end, r.plan.NoSync) }); err != nil {
 		return err
 	}
+	failpoint.Here("runner.after-end")
 	r.waker.now()
 	return nil
 }
@@ -176,9 +180,11 @@ func (r *runner) step(number int) (End, error) {
 	}
 	// If we crash before this is durable, the step has started and has no end:
 	// runner_lost. Its processes are dead either way.
+	failpoint.Here("runner.before-exit")
 	if err := r.insist("record the exit", func() error { return WriteExit(r.dir, number, exit, r.plan.NoSync) }); err != nil {
 		return End{}, err
 	}
+	failpoint.Here("runner.after-exit")
 	r.waker.now()
 	return endOf(exit, r.plan.Steps[number-1].Name), nil
 }

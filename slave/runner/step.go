@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"holdfast/proto/failpoint"
 	"holdfast/retry"
 	"holdfast/slave/spool"
 )
@@ -33,6 +34,7 @@ func (r *runner) runStep(number int) (Exit, error) {
 		return Exit{}, err
 	}
 	started := time.Now()
+	failpoint.Here("runner.before-started")
 	if err := WriteStarted(r.dir, number, Started{Step: plan.ID, StartedUS: started.UnixMicro()}, r.plan.NoSync); err != nil {
 		if !isFull(err) {
 			return Exit{}, err
@@ -41,6 +43,7 @@ func (r *runner) runStep(number int) (Exit, error) {
 		// not run, and that is what its end says.
 		return r.unstarted(number, started, retry.DiskFull, err.Error()), nil
 	}
+	failpoint.Here("runner.after-started")
 	log, err := spool.NewWriter(spool.Config{
 		Dir: LogDir(r.dir, number), Quota: r.plan.SpoolQuota, Usage: r.spoolUsage, MinFree: r.plan.MinFree, NoSync: r.plan.NoSync,
 	})
@@ -59,6 +62,7 @@ func (r *runner) runStep(number int) (Exit, error) {
 	if err := log.Seal(); err != nil && !errors.Is(err, spool.ErrFull) {
 		return Exit{}, err
 	}
+	failpoint.Here("runner.sealed")
 	// If we crash before the spool is synced there is no exit record: what a
 	// record says about the log is always on disk. A failed sync is final.
 	if err := log.Sync(); err != nil {
@@ -115,6 +119,7 @@ func (r *runner) execute(number int, log *spool.Writer, clock *clock) (Exit, err
 	if err != nil {
 		return startFailure(err), nil
 	}
+	failpoint.Here("runner.after-fork")
 	r.notePID(number, pid)
 	r.waker.now()
 

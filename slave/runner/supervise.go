@@ -10,8 +10,14 @@ import (
 	"holdfast/retry"
 )
 
-// stopEvery is how often a stop order is looked for without being poked.
-const stopEvery = 2 * time.Second
+const (
+	// stopEvery is how often a stop order is looked for without being poked.
+	stopEvery = 2 * time.Second
+	// lateTick is how late a look may be. One that is later was kept from it, as
+	// the step may have been, or what it has said is still in its pipes: a machine
+	// that was suspended, a runner that was stopped or got no processor.
+	lateTick = time.Second
+)
 
 // supervisor watches over the processes of one step.
 type supervisor struct {
@@ -102,9 +108,12 @@ func (s *supervisor) reap(mainDone, treeDone chan<- struct{}) {
 // untilMain waits for the command's end; the verdict is why it has to end
 // before, nil if it ended by itself.
 func (s *supervisor) untilMain(mainDone, failed <-chan struct{}) *verdict {
-	timer := time.NewTimer(s.nextCheck())
+	next := s.nextCheck()
+	timer := time.NewTimer(next)
 	defer timer.Stop()
 	for {
+		seen := time.Now()
+		used, _, _ := s.clock.used()
 		select {
 		case <-mainDone:
 			return nil
@@ -114,6 +123,10 @@ func (s *supervisor) untilMain(mainDone, failed <-chan struct{}) *verdict {
 			s.passOn()
 		case <-timer.C:
 		}
+		if took := time.Since(seen); took > next+lateTick && (s.step.Timeout > 0 || s.step.Silence > 0) {
+			s.clock.putBack(used) // nobody knows what of it the step had
+			s.runner.log.Warn("the runner stood still; the step's time limits did, too", "for", took)
+		}
 		if v := s.due(); v != nil {
 			select {
 			case <-mainDone: // an end that was there first stands
@@ -122,7 +135,8 @@ func (s *supervisor) untilMain(mainDone, failed <-chan struct{}) *verdict {
 				return v
 			}
 		}
-		timer.Reset(s.nextCheck())
+		next = s.nextCheck()
+		timer.Reset(next)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"holdfast/proto/failpoint"
 )
 
 // Writer appends to one log. It belongs to one goroutine; only Flush may be
@@ -171,6 +173,7 @@ func (w *Writer) roll() error {
 	w.mu.Unlock()
 	w.file, w.base, w.length, w.torn = f, w.size, headerSize, false
 	w.counted += headerSize
+	failpoint.Here("spool.rolled")
 	if old != nil {
 		if err := old.Close(); err != nil {
 			return fmt.Errorf("spool: %w", err)

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -123,7 +124,8 @@ type runner struct {
 
 var attemptDir = regexp.MustCompile(`/attempts/([0-9A-HJKMNP-TV-Z]{26})`)
 
-// runnersOf are the runners below a directory.
+// runnersOf are the runners below a directory. What a runner has forked looks like
+// it until it has become another program, and is none.
 func runnersOf(dir string) (list []runner) {
 	for _, pid := range processes() {
 		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
@@ -135,7 +137,25 @@ func runnersOf(dir string) (list []runner) {
 			list = append(list, runner{pid, string(m[1])})
 		}
 	}
-	return list
+	pids := make(map[int]bool, len(list))
+	for _, r := range list {
+		pids[r.pid] = true
+	}
+	return slices.DeleteFunc(list, func(r runner) bool {
+		parent, err := parentOf(r.pid)
+		return err != nil || pids[parent]
+	})
+}
+
+// parentOf is the process that a process is a child of.
+func parentOf(pid int) (int, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := bytes.Cut(status, []byte("\nPPid:\t"))
+	line, _, _ := bytes.Cut(rest, []byte("\n"))
+	return strconv.Atoi(string(line))
 }
 
 // marked are the processes that name a directory in their command line or

@@ -34,14 +34,22 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		binary = filepath.Join(dir, "holdfast")
-		build := exec.Command("go", "build", "-o", binary, "holdfast/cmd/holdfast")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+		if err := build(binary); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		return m.Run()
 	}())
+}
+
+func build(to string, flags ...string) error {
+	args := append([]string{"build", "-o", to}, flags...)
+	cmd := exec.Command("go", append(args, "holdfast/cmd/holdfast")...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // look makes go's test cache see the sources of the binary: it knows what this
@@ -86,6 +94,8 @@ type daemon struct {
 	name string
 	exe  string // holdfast of this or another version
 	args []string
+	env  []string // besides ours
+	in   []string // what puts it into another network, in front of it
 	log  *os.File
 	cmd  *exec.Cmd
 	over chan struct{}
@@ -99,20 +109,26 @@ func startDaemon(t testing.TB, name string, args ...string) *daemon {
 // startVersion starts a daemon of some version of holdfast.
 func startVersion(t testing.TB, exe, name string, args ...string) *daemon {
 	t.Helper()
-	log, err := os.Create(filepath.Join(t.TempDir(), name+".log"))
+	return begin(&daemon{t: t, name: name, exe: exe, args: args})
+}
+
+// begin starts a daemon for the first time; it ends with the test.
+func begin(d *daemon) *daemon {
+	d.t.Helper()
+	log, err := os.Create(filepath.Join(d.t.TempDir(), d.name+".log"))
 	if err != nil {
-		t.Fatal(err)
+		d.t.Fatal(err)
 	}
-	d := &daemon{t: t, name: name, exe: exe, args: args, log: log}
+	d.log = log
 	d.start()
-	t.Cleanup(func() {
+	d.t.Cleanup(func() {
 		d.kill()
-		if t.Failed() {
+		if d.t.Failed() {
 			out, _ := os.ReadFile(log.Name())
 			if len(out) > 20000 {
 				out = out[len(out)-20000:]
 			}
-			t.Logf("--- log of %s\n%s", name, out)
+			d.t.Logf("--- log of %s\n%s", d.name, out)
 		}
 		log.Close()
 	})
@@ -121,7 +137,9 @@ func startVersion(t testing.TB, exe, name string, args ...string) *daemon {
 
 func (d *daemon) start() {
 	d.t.Helper()
-	d.cmd = exec.Command(d.exe, d.args...)
+	line := slices.Concat(d.in, []string{d.exe}, d.args)
+	d.cmd = exec.Command(line[0], line[1:]...)
+	d.cmd.Env = append(os.Environ(), d.env...)
 	d.run()
 }
 
@@ -212,6 +230,7 @@ type farm struct {
 	http   string
 	link   *proxy
 	dirs   map[string]string // of slaves that are elsewhere than usual
+	in     []string          // what puts a command into the master's network, in front of it
 }
 
 func newFarm(t testing.TB, masterArgs ...string) *farm {
@@ -231,7 +250,7 @@ func newFarmOf(t testing.TB, exe string, masterArgs ...string) *farm {
 	// way but the proxy may be told.
 	args := append([]string{"master", "--data", filepath.Join(f.dir, "master"), "--advertise", f.link.addr,
 		"--listen", loopback(), "--http", loopback(), "--addr-file", addrFile}, masterArgs...)
-	f.master = startVersion(t, exe, "master", args...)
+	f.master = begin(&daemon{t: t, name: "master", exe: exe, args: args})
 	f.readAddr(addrFile)
 	// From now on the same addresses: slaves must find it again.
 	for i, a := range f.master.args {
@@ -274,11 +293,18 @@ func (f *farm) slave(name string, args ...string) *daemon {
 // slaveOf is slave with an agent of some version of holdfast.
 func (f *farm) slaveOf(exe, name string, args ...string) *daemon {
 	f.t.Helper()
-	d := startVersion(f.t, exe, name, append([]string{"slave", "--data", f.slaveDir(name), "--name", name, "--master", f.link.addr}, args...)...)
+	d := f.slaveIn(nil, exe, name, args...)
 	f.connected(name)
+	return d
+}
+
+// slaveIn starts a slave with more in its environment, and does not wait.
+func (f *farm) slaveIn(env []string, exe, name string, args ...string) *daemon {
+	f.t.Helper()
 	// Runners outlive their agents; nothing may outlive the test.
 	f.t.Cleanup(func() { killMarked(f.slaveDir(name)) })
-	return d
+	return begin(&daemon{t: f.t, name: name, exe: exe, env: env,
+		args: append([]string{"slave", "--data", f.slaveDir(name), "--name", name, "--master", f.link.addr}, args...)})
 }
 
 func (f *farm) slaveDir(name string) string {
@@ -340,7 +366,8 @@ func (f *farm) try(args ...string) result {
 
 func (f *farm) tryInput(stdin string, args ...string) result {
 	f.t.Helper()
-	cmd := exec.Command(binary, args...)
+	line := slices.Concat(f.in, []string{binary}, args)
+	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Env = append(os.Environ(), "HOLDFAST_ADDR="+f.addr)
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer

@@ -1,13 +1,10 @@
 package e2e
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -27,20 +24,7 @@ func TestLiveness(t *testing.T) {
 	dir := filepath.Join(f.slaveDir("b1"), "attempts", attempt)
 
 	// As if the machine were suspended: nothing of the attempt moves.
-	var runner int
-	for _, pid := range marked(attempt) {
-		if cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); bytes.Contains(cmdline, []byte("\x00runner\x00")) {
-			runner = pid
-		}
-	}
-	if runner == 0 {
-		t.Fatal("no runner")
-	}
-	for _, pid := range []int{runner, step} {
-		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
-	}
+	cont := stop(t, runnerPID(t, attempt), step)
 	slave.kill()
 	for _, at := range []time.Time{time.Unix(0, 0), time.Now().Add(100 * 365 * 24 * time.Hour)} {
 		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
@@ -59,11 +43,7 @@ func TestLiveness(t *testing.T) {
 	}
 	slave.start()
 	f.connected("b1")
-	for _, pid := range []int{runner, step} {
-		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
-			t.Fatal(err)
-		}
-	}
+	cont()
 	touch(t, gate)
 	oneAttempt(t, f.settled(id, 20*time.Second, "succeeded", "failed"))
 	if lines := f.lines(id); len(lines) != 2 || lines[1] != "last" {

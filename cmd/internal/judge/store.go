@@ -75,8 +75,8 @@ func Store(ctx context.Context, db DB, slaves []Memory, attempts map[string]*Att
 			updates += int64(ts.LastSeq)
 			t := invariant.Truth{Attempt: ts.Attempt, Updates: ts.LastSeq, Chain: ts.Chain}
 			if a := attempts[ts.Attempt]; a != nil {
-				if a.Undone {
-					continue // P-back, P-diverged: the two may know different streams
+				if a.Vague() {
+					continue // P-back, P-gap, P-diverged: the two may know different streams
 				}
 				for _, id := range a.Order {
 					// What a killed step had said no one knows to the byte.
@@ -91,7 +91,7 @@ func Store(ctx context.Context, db DB, slaves []Memory, attempts map[string]*Att
 		all = all && len(m.Tombstones) < maxTombstones
 	}
 	for id, a := range attempts {
-		if all && !known[id] && !a.Undone && a.Launches > 0 {
+		if all && !known[id] && !a.Vague() && a.Launches > 0 {
 			found.add(Lost, "attempt %s ran on %s, which does not remember it", id, a.Slave)
 		}
 	}

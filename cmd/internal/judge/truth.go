@@ -11,10 +11,13 @@ type Attempt struct {
 	Slave string
 	// Undone: its slave was put back to an older copy of itself, from before the
 	// attempt's end. What it remembers may differ from what it did (P-back).
-	Undone   bool
-	Launches int      // runners that began to carry it through
-	Order    []string // ids of steps, in the order in which they began
-	Steps    map[string]*Step
+	Undone bool
+	// StoreBack: the store was put back to an older copy of itself, from before
+	// the attempt's end. It may not know the attempt, or only a part (P-gap).
+	StoreBack bool
+	Launches  int      // runners that began to carry it through
+	Order     []string // ids of steps, in the order in which they began
+	Steps     map[string]*Step
 }
 
 // Step is what happened to one step.
@@ -28,11 +31,18 @@ type Step struct {
 	CRC    uint32 // CRC-32C of them
 }
 
+// Vague says that one of the two sides was put back, so that they may know
+// different things of the attempt.
+func (a *Attempt) Vague() bool { return a.Undone || a.StoreBack }
+
 // Steps holds what the store says of the steps' ends against what they did. It
 // also counts the states of the logs.
 func Steps(ctx context.Context, db DB, attempts map[string]*Attempt) (found Findings, logs map[string]int, err error) {
 	// P-accept: without the commit of `accepted` nothing is launched.
 	for id, a := range attempts {
+		if a.StoreBack {
+			continue
+		}
 		var accepted sql.NullString
 		err := db.QueryRowContext(ctx, `SELECT started_at FROM v1_attempts WHERE id = ?`, id).Scan(&accepted)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
@@ -57,12 +67,12 @@ func Steps(ctx context.Context, db DB, attempts map[string]*Attempt) (found Find
 		}
 		logs[logState]++
 		var s *Step
-		undone := false
+		vague := false
 		if a := attempts[attempt]; a != nil {
-			s, undone = a.Steps[id], a.Undone
+			s, vague = a.Steps[id], a.Vague()
 		}
 		switch {
-		case undone: // nobody can say what became of it, but nothing is made up
+		case vague: // nobody can say what became of it, but nothing is made up
 			if s != nil && s.Exit != nil && code.Valid && int(code.Int64) != *s.Exit {
 				found.add(Other, "step %s of attempt %s exited %d, the store says %s with %d", id, attempt, *s.Exit, state, code.Int64)
 			}
@@ -93,6 +103,9 @@ type Asked struct {
 	RerunNever bool
 	Cancelled  bool // they were told that it is
 	Unshelved  int
+	// StoreBack: the store was put back to an older copy of itself, from before
+	// the build's end. It may not know the build, or run it again.
+	StoreBack bool
 }
 
 // Tally counts what a store has.
@@ -126,6 +139,9 @@ func Builds(ctx context.Context, db DB, asked map[string]Asked) (found Findings,
 			found.add(Other, "build %s was not submitted", id)
 			continue
 		}
+		if a.StoreBack {
+			continue
+		}
 		seen++
 		if a.RerunNever && accepted > 1+a.Unshelved {
 			found.add(Doubled, "build %s with rerun: never has %d accepted attempts, a person allowed %d", id, accepted, 1+a.Unshelved)
@@ -134,8 +150,14 @@ func Builds(ctx context.Context, db DB, asked map[string]Asked) (found Findings,
 			found.add(Other, "build %s was cancelled, the store says %s", id, state)
 		}
 	}
-	if seen != len(asked) {
-		found.add(Lost, "%d builds were submitted, the store has %d of them", len(asked), seen)
+	firm := 0
+	for _, a := range asked {
+		if !a.StoreBack {
+			firm++
+		}
+	}
+	if seen != firm {
+		found.add(Lost, "%d builds were submitted, the store has %d of them", firm, seen)
 	}
 	return found, t, rows.Err()
 }

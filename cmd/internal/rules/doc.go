@@ -7,9 +7,8 @@
 // were executed; a cover profile knows that, so the product needs no counters.
 //
 // It prints a line for each rule: how often it was hit, at how many of the places
-// that name it, and which place was hit least. It ends with 1 if a rule that has
-// places was hit at none, and is not in the list of those that the simulation
-// leaves to other tests.
+// that name it, and which place was hit least. It ends with 1 if a rule was hit nowhere, and is
+// not in the list of those that the simulation leaves to other tests.
 //
 // It does not say that a rule was kept: that is for the tests. It says that they
 // had something to look at.

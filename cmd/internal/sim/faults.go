@@ -3,6 +3,7 @@ package sim
 import (
 	"container/heap"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync/atomic"
 	"testing/synctest"
@@ -18,9 +19,8 @@ type driver struct {
 	rng    *rand.Rand
 	queue  moments
 	counts map[Fault]int
-	copies map[*slaveBox]image // of data directories
-	busy   map[*cable]bool     // in trouble already
-	wait   []func()            // for what goes on in the background
+	busy   map[*cable]bool // in trouble already
+	wait   []func()        // for what goes on in the background
 }
 
 type moment struct {
@@ -41,7 +41,7 @@ func (m *moments) Pop() any {
 }
 
 func newDriver(w *World, rng *rand.Rand) *driver {
-	return &driver{w: w, rng: rng, counts: make(map[Fault]int), busy: make(map[*cable]bool), copies: make(map[*slaveBox]image)}
+	return &driver{w: w, rng: rng, counts: make(map[Fault]int), busy: make(map[*cable]bool)}
 }
 
 // after does something later.
@@ -126,10 +126,20 @@ func (d *driver) heal() {
 	for _, b := range d.w.slaves {
 		b.full.Store(false)
 	}
+	// An attempt that a restored store does not know waits for versions that can
+	// tell it.
+	if m := d.w.master; m.isOld() {
+		m.upgrade()
+		m.stop()
+	}
 	if d.w.master.open() == nil {
 		d.w.fail(d.w.master.start())
 	}
 	for _, b := range d.w.slaves {
+		if b.isOld() {
+			b.upgrade()
+			b.stop()
+		}
 		if !b.isUp() {
 			d.w.fail(b.start())
 		}
@@ -140,12 +150,12 @@ func (d *driver) heal() {
 var faultOrder = []Fault{
 	Drop, Cut, Hang, HangUp, HangDown, Swallow, SwallowUp, SwallowDown,
 	AgentStop, AgentKill, RunnerKill, Reboot, MasterStop, MasterKill, BothKill,
-	DiskFull, StoreFull, ClockStep, MasterClock, Restore,
+	DiskFull, StoreFull, ClockStep, MasterClock, Restore, Upgrade, MasterUpgrade, StoreRestore,
 }
 
 func (f Fault) ofMaster() bool {
 	switch f {
-	case MasterStop, MasterKill, BothKill, StoreFull, MasterClock:
+	case MasterStop, MasterKill, BothKill, StoreFull, MasterClock, MasterUpgrade, StoreRestore:
 		return true
 	default:
 		return false
@@ -165,7 +175,7 @@ func (d *driver) slaveFault(kind Fault, b *slaveBox) {
 		if b.runners.killOne(d.rng) {
 			d.counts[kind]++
 		}
-	case AgentStop, AgentKill, Reboot:
+	case AgentStop, AgentKill, Reboot, Upgrade:
 		if !b.isUp() {
 			return
 		}
@@ -176,6 +186,8 @@ func (d *driver) slaveFault(kind Fault, b *slaveBox) {
 			stop = b.kill()
 		case Reboot:
 			stop = b.reboot()
+		case Upgrade:
+			b.upgrade()
 		}
 		down := between(d.rng, p.Down[0], p.Down[1])
 		d.background(func() error {
@@ -217,31 +229,60 @@ func (d *driver) cableFault(kind Fault, c *cable) {
 	})
 }
 
-// restore makes a copy of a slave's data directory, or puts an older one back.
+// restore makes a copy of a slave's data directory and puts it back after the
+// length of an outage.
 func (d *driver) restore(b *slaveBox) {
 	if !b.isUp() {
 		return
 	}
-	img := d.copies[b]
-	if img == nil || d.rng.IntN(2) == 0 {
-		img, err := readImage(b.dir, true)
+	img, err := readImage(b.dir, true)
+	d.w.fail(err)
+	p := d.w.cfg.Profile
+	down := between(d.rng, p.Down[0], p.Down[1])
+	d.after(between(d.rng, p.Outage[0], p.Outage[1]), func() {
+		if !b.isUp() {
+			return
+		}
+		d.counts[Restore]++
+		wait := b.putBack(img)
+		d.background(func() error {
+			if err := wait(); err != nil {
+				return err
+			}
+			if err := d.w.forgotten(b); err != nil {
+				return err
+			}
+			time.Sleep(down)
+			return b.start()
+		})
+	})
+}
+
+// restoreStore does the same to the store, as people do who lost a disk.
+func (d *driver) restoreStore() {
+	m := d.w.master
+	img, err := readImage(m.dir, false)
+	if err != nil || m.open() == nil {
 		d.w.fail(err)
-		d.copies[b] = img
 		return
 	}
-	d.counts[Restore]++
-	delete(d.copies, b)
-	wait := b.putBack(img)
-	down := between(d.rng, d.w.cfg.Profile.Down[0], d.w.cfg.Profile.Down[1])
-	d.background(func() error {
-		if err := wait(); err != nil {
-			return err
+	delete(img, storeFile+"-shm") // belongs to those who have it open
+	p := d.w.cfg.Profile
+	down := between(d.rng, p.Down[0], p.Down[1])
+	d.after(between(d.rng, p.Outage[0], p.Outage[1]), func() {
+		if m.open() == nil {
+			return
 		}
-		if err := d.w.forgotten(b); err != nil {
-			return err
-		}
-		time.Sleep(down)
-		return b.start()
+		d.counts[StoreRestore]++
+		stop := m.kill(d.w.cables())
+		d.background(func() error {
+			stop()
+			if err := errors.Join(img.restore(m.dir, false), d.w.storeForgot(context.Background())); err != nil {
+				return err
+			}
+			time.Sleep(down)
+			return m.start()
+		})
 	})
 }
 
@@ -281,6 +322,9 @@ func (d *driver) masterFault(kind Fault) {
 	case MasterClock:
 		d.step(kind, m.clock)
 		return
+	case StoreRestore:
+		d.restoreStore()
+		return
 	}
 	if m.open() == nil {
 		return
@@ -291,10 +335,11 @@ func (d *driver) masterFault(kind Fault) {
 	if kind == BothKill {
 		d.slaveFault(AgentKill, d.w.slaves[d.rng.IntN(len(d.w.slaves))])
 	}
-	var stop func()
-	if kind == MasterStop {
-		stop = m.stop
-	} else {
+	stop := m.stop
+	switch kind {
+	case MasterUpgrade:
+		m.upgrade()
+	case MasterKill, BothKill:
 		stop = m.kill(d.w.cables())
 	}
 	d.background(func() error {

@@ -16,7 +16,11 @@ import (
 	"holdfast/master"
 	"holdfast/master/store"
 	"holdfast/master/store/sqlite"
+	"holdfast/proto/feature"
 )
+
+// storeFile is the database, in a master's directory.
+const storeFile = "holdfast.db"
 
 // masterBox is the machine a master runs on: its address and its disk. The
 // master on it is started and stopped many times.
@@ -35,6 +39,7 @@ type masterBox struct {
 
 	mu              sync.Mutex
 	life            *masterLife // nil: down
+	old             bool        // the version that is started next
 	starts          int
 	failed, unknown int64 // commits of former lives that were made to fail
 	fatal           error // a master ended that nobody had asked to
@@ -57,7 +62,7 @@ func (b *masterBox) start() error {
 		return errors.New("the master runs already")
 	}
 	opened, err := sqlite.Open(context.Background(), sqlite.Config{
-		Path: filepath.Join(b.dir, "holdfast.db"), Logger: b.log, NoSync: true, Readers: 1, Now: b.clock.now,
+		Path: filepath.Join(b.dir, storeFile), Logger: b.log, NoSync: true, Readers: 1, Now: b.clock.now,
 	})
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
@@ -72,6 +77,7 @@ func (b *masterBox) start() error {
 	m, err := master.New(master.Config{
 		ID:               ulid.MustNew(ulid.Now(), entropy{fork(b.rng)}).String(),
 		Version:          "sim",
+		Features:         featuresOf(b.old),
 		Store:            life.store,
 		SoleOwner:        true,
 		Listener:         l,
@@ -158,6 +164,29 @@ func (b *masterBox) open() store.Store {
 		return nil
 	}
 	return b.life.store.Store
+}
+
+// upgrade makes the next start one of the other version.
+func (b *masterBox) upgrade() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.old = !b.old
+}
+
+// isOld reports whether the older version runs, or is started next.
+func (b *masterBox) isOld() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.old
+}
+
+// featuresOf is what a version can do beyond v1: all, or, if it is old, nothing.
+// Formats of files are another matter, see the end-to-end tests of upgrades.
+func featuresOf(old bool) []string {
+	if old {
+		return []string{}
+	}
+	return feature.All
 }
 
 // storeTrouble is how a store misbehaves without having failed.

@@ -32,6 +32,8 @@ type operator struct {
 	builds    map[string]*holdfastv1.BuildSpec // by id: the submit was confirmed
 	cancelled map[string]bool                  // the cancel was confirmed
 	unshelved map[string]int
+	storeBack map[string]bool                              // the store was put back to before its end
+	forgiving bool                                         // after that: a build may be unknown
 	changed   map[holdfastv1.ChangeSlaveRequest_Change]int // of slaves
 	requests  int                                          // tries, lost replies included
 	err       error
@@ -40,7 +42,7 @@ type operator struct {
 func newOperator(c *cable, address string, p *Profile, rng *rand.Rand) *operator {
 	return &operator{
 		cable: c, address: address, profile: p, rng: rng, ids: entropy{fork(rng)},
-		builds: make(map[string]*holdfastv1.BuildSpec), cancelled: make(map[string]bool), unshelved: make(map[string]int),
+		builds: make(map[string]*holdfastv1.BuildSpec), cancelled: make(map[string]bool), unshelved: make(map[string]int), storeBack: make(map[string]bool),
 		changed: make(map[holdfastv1.ChangeSlaveRequest_Change]int),
 	}
 }
@@ -160,6 +162,8 @@ func (o *operator) ask(ctx context.Context, what string, request func(context.Co
 		switch {
 		case err == nil, rpcerr.Is(err, rpcerr.BadState):
 			return
+		case rpcerr.Is(err, rpcerr.NotFound) && o.isForgiving():
+			return
 		case rpcerr.Is(err, rpcerr.Conflict, rpcerr.Invalid, rpcerr.Internal, rpcerr.NotFound):
 			o.mu.Lock()
 			o.err = errors.Join(o.err, fmt.Errorf("%s: %w", what, err))
@@ -169,6 +173,12 @@ func (o *operator) ask(ctx context.Context, what string, request func(context.Co
 		time.Sleep(wait + o.draw(func(r *rand.Rand) time.Duration { return span(r, wait) }))
 		wait = min(2*wait, max(time.Minute, o.profile.Times.ReconnectCap))
 	}
+}
+
+func (o *operator) isForgiving() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.forgiving
 }
 
 // once makes one request on a connection of its own.

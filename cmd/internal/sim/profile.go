@@ -58,28 +58,31 @@ type Fault string
 
 // The faults.
 const (
-	Drop         Fault = "drop"          // connections torn down, nothing more
-	Cut          Fault = "cut"           // torn down, and dials refused for a while
-	Hang         Fault = "hang"          // silence both ways; what was sent arrives afterwards
-	HangUp       Fault = "hang_up"       // silence from slave to master
-	HangDown     Fault = "hang_down"     // silence from master to slave
-	Swallow      Fault = "swallow"       // open connections are dead and nobody is told
-	SwallowUp    Fault = "swallow_up"    // the same from slave to master only
-	SwallowDown  Fault = "swallow_down"  // the same from master to slave only
-	AgentStop    Fault = "agent_stop"    // the agent is stopped and started later
-	AgentKill    Fault = "agent_kill"    // the agent is killed
-	RunnerKill   Fault = "runner_kill"   // one runner is killed
-	Reboot       Fault = "reboot"        // agent and runners are killed, boot id changes
-	MasterStop   Fault = "master_stop"   // per master, not per slave
-	MasterKill   Fault = "master_kill"   // per master, not per slave
-	BothKill     Fault = "both_kill"     // master and one agent at one moment
-	DiskFull     Fault = "disk_full"     // of a slave: its steps wait, it takes no new attempt
-	StoreFull    Fault = "store_full"    // per master: commits are refused
-	ClockStep    Fault = "clock_step"    // of a slave's wall clock, to anything within years
-	MasterClock  Fault = "master_clock"  // per master: the same
-	Restore      Fault = "restore"       // a slave's machine is put back to what it was earlier
-	CommitFailed Fault = "commit_failed" // counted, not scheduled: the store was busy
-	CommitDoubt  Fault = "commit_doubt"  // counted, not scheduled: outcome unknown
+	Drop          Fault = "drop"           // connections torn down, nothing more
+	Cut           Fault = "cut"            // torn down, and dials refused for a while
+	Hang          Fault = "hang"           // silence both ways; what was sent arrives afterwards
+	HangUp        Fault = "hang_up"        // silence from slave to master
+	HangDown      Fault = "hang_down"      // silence from master to slave
+	Swallow       Fault = "swallow"        // open connections are dead and nobody is told
+	SwallowUp     Fault = "swallow_up"     // the same from slave to master only
+	SwallowDown   Fault = "swallow_down"   // the same from master to slave only
+	AgentStop     Fault = "agent_stop"     // the agent is stopped and started later
+	AgentKill     Fault = "agent_kill"     // the agent is killed
+	RunnerKill    Fault = "runner_kill"    // one runner is killed
+	Reboot        Fault = "reboot"         // agent and runners are killed, boot id changes
+	MasterStop    Fault = "master_stop"    // per master, not per slave
+	MasterKill    Fault = "master_kill"    // per master, not per slave
+	BothKill      Fault = "both_kill"      // master and one agent at one moment
+	DiskFull      Fault = "disk_full"      // of a slave: its steps wait, it takes no new attempt
+	StoreFull     Fault = "store_full"     // per master: commits are refused
+	ClockStep     Fault = "clock_step"     // of a slave's wall clock, to anything within years
+	MasterClock   Fault = "master_clock"   // per master: the same
+	Restore       Fault = "restore"        // a slave's machine is put back to what it was earlier
+	Upgrade       Fault = "upgrade"        // the agent is stopped, and one with other features started later
+	MasterUpgrade Fault = "master_upgrade" // per master: the same
+	StoreRestore  Fault = "store_restore"  // per master: its store is put back to what it was earlier
+	CommitFailed  Fault = "commit_failed"  // counted, not scheduled: the store was busy
+	CommitDoubt   Fault = "commit_doubt"   // counted, not scheduled: outcome unknown
 )
 
 // Sparse is a quiet farm over years: about one cut and twenty updates a day
@@ -100,7 +103,8 @@ func Sparse() Profile {
 			Drop: 0.3, Cut: 0.3, Hang: 0.1, HangUp: 0.03, HangDown: 0.03, Swallow: 0.03, SwallowUp: 0.02, SwallowDown: 0.02,
 			AgentStop: 0.05, AgentKill: 0.05, RunnerKill: 0.02, Reboot: 0.01,
 			MasterStop: 0.05, MasterKill: 0.05, BothKill: 0.01,
-			DiskFull: 0.02, StoreFull: 0.02, ClockStep: 0.02, MasterClock: 0.02, Restore: 0.02,
+			DiskFull: 0.02, StoreFull: 0.02, ClockStep: 0.02, MasterClock: 0.02, Restore: 0.01,
+			Upgrade: 0.01, MasterUpgrade: 0.02, StoreRestore: 0.01,
 		},
 		Outage: [2]time.Duration{5 * time.Second, 72 * time.Hour},
 		Down:   [2]time.Duration{time.Second, 12 * time.Hour},
@@ -129,7 +133,8 @@ func Dense() Profile {
 			Drop: 24, Cut: 8, Hang: 8, HangUp: 4, HangDown: 4, Swallow: 4, SwallowUp: 3, SwallowDown: 3,
 			AgentStop: 4, AgentKill: 8, RunnerKill: 4, Reboot: 1.5,
 			MasterStop: 4, MasterKill: 8, BothKill: 3,
-			DiskFull: 2, StoreFull: 4, ClockStep: 2, MasterClock: 3, Restore: 6,
+			DiskFull: 2, StoreFull: 4, ClockStep: 2, MasterClock: 3, Restore: 4,
+			Upgrade: 1, MasterUpgrade: 2, StoreRestore: 2,
 		},
 		Outage: [2]time.Duration{time.Second, 20 * time.Minute},
 		Down:   [2]time.Duration{500 * time.Millisecond, 10 * time.Minute},

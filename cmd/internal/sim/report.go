@@ -19,7 +19,9 @@ type Report struct {
 	Real         time.Duration // set by the caller: outside the bubble clocks are real
 	Faults       map[Fault]int
 	Builds       map[string]int // by final state
+	Recovered    int            // builds that a store which was put back got from a slave
 	Attempts     int64
+	Vague        int // attempts that one side forgot a part of, because it was put back
 	Steps        int // started
 	Updates      int64
 	LogBytes     int64
@@ -61,7 +63,9 @@ func (r *Report) Add(o Report) {
 	for k, n := range o.Changes {
 		r.Changes[k] += n
 	}
+	r.Recovered += o.Recovered
 	r.Attempts += o.Attempts
+	r.Vague += o.Vague
 	r.Steps += o.Steps
 	r.Updates += o.Updates
 	r.LogBytes += o.LogBytes
@@ -74,11 +78,11 @@ func (r *Report) Add(o Report) {
 func (r Report) String() string {
 	years := r.SlaveDays() / 365.25
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s seed %d: %.1f slave-days (%.2f years) in %v = %.2f slave-years/s\n",
+	fmt.Fprintf(&b, "%s seed %d: %.1f slave-days (%.2f years) in %v = %.4f slave-years/s\n",
 		r.Profile, r.Seed, r.SlaveDays(), years, r.Real.Round(time.Millisecond), years/max(r.Real.Seconds(), 1e-9))
 	fmt.Fprintf(&b, "\tfaults  %d: %s\n", total(r.Faults), list(r.Faults))
-	fmt.Fprintf(&b, "\tbuilds  %d: %s\n", total(r.Builds), list(r.Builds))
-	fmt.Fprintf(&b, "\tattempts %d, steps %d, updates %d, log bytes %d (%s)\n", r.Attempts, r.Steps, r.Updates, r.LogBytes, list(r.LogStates))
+	fmt.Fprintf(&b, "\tbuilds  %d: %s; recovered %d\n", total(r.Builds), list(r.Builds), r.Recovered)
+	fmt.Fprintf(&b, "\tattempts %d (partly forgotten %d), steps %d, updates %d, log bytes %d (%s)\n", r.Attempts, r.Vague, r.Steps, r.Updates, r.LogBytes, list(r.LogStates))
 	fmt.Fprintf(&b, "\tagent starts %d, master starts %d, dials %d, requests %d, changes of slaves: %s",
 		r.AgentStarts, r.MasterStarts, r.Dials, r.Requests, list(r.Changes))
 	return b.String()

@@ -55,10 +55,10 @@ func TestSimSparse(t *testing.T) {
 
 // TestSimDense is bad days with the product's own timers.
 func TestSimDense(t *testing.T) {
-	p, a := Dense(), amount{slaves: 5, days: 1, total: 30}
+	p, a := Dense(), amount{slaves: 5, days: 1, total: 60}
 	if why := scaledDown(); why != "" {
-		p, a.total = Race(), 10
-		t.Logf("scaled down for %s: %.0f slave-days instead of 30, with fewer builds and faults", why, a.total)
+		p, a.total = Race(), 20
+		t.Logf("scaled down for %s: %.0f slave-days instead of 60, with fewer builds and faults", why, a.total)
 	}
 	if *daysFlag > 0 {
 		a.total = *daysFlag

@@ -29,6 +29,7 @@ type slaveBox struct {
 	mu     sync.Mutex
 	rng    *rand.Rand // guarded by mu
 	life   *agentLife // nil: down
+	old    bool       // the version that is started next
 	boots  int
 	starts int
 	fatal  error // an agent ended that nobody had asked to
@@ -52,7 +53,7 @@ func (b *slaveBox) start() error {
 	t := b.profile.Times
 	agent, err := slave.New(slave.Config{
 		Dir: b.dir, Name: b.name, Masters: b.masters, Slots: b.profile.Slots,
-		Dial: b.cable.dial, Runners: b.runners, Logger: b.log, Version: "sim",
+		Dial: b.cable.dial, Runners: b.runners, Logger: b.log, Version: "sim", Features: featuresOf(b.old),
 		SpoolQuota: b.profile.SpoolQuota, JournalMax: b.profile.JournalMax, MinFree: 1, FreeBytes: b.free, JournalReserve: 64 << 10, NoSync: true,
 		Rand: locked(fork(b.rng)), Entropy: &lockedEntropy{entropy: entropy{fork(b.rng)}},
 		Environ: func() []string { return nil }, Wall: b.clock.now,
@@ -162,6 +163,20 @@ func (b *slaveBox) putBack(img image) (wait func() error) {
 		}
 		return img.restore(b.dir, true)
 	}
+}
+
+// upgrade makes the next start one of the other version.
+func (b *slaveBox) upgrade() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.old = !b.old
+}
+
+// isOld reports whether the older version runs, or is started next.
+func (b *slaveBox) isOld() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.old
 }
 
 // isUp reports whether an agent runs.

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"path/filepath"
@@ -27,11 +28,12 @@ type truth struct {
 
 // attemptTruth is what happened to one attempt on one slave.
 type attemptTruth struct {
-	slave    string
-	undone   bool // its slave was put back to before its end: what it did is partly forgotten
-	launches int  // runners that got the lock
-	order    []string
-	steps    map[string]*stepTruth // by id
+	slave     string
+	undone    bool // its slave was put back to before its end: what it did is partly forgotten
+	storeBack bool // the store was
+	launches  int  // runners that got the lock
+	order     []string
+	steps     map[string]*stepTruth // by id
 }
 
 // stepTruth is what happened to one step.
@@ -139,13 +141,67 @@ func (w *World) forgotten(b *slaveBox) error {
 	return nil
 }
 
+// storeForgot notes what a store that was put back does not know to the end. No
+// master runs.
+func (w *World) storeForgot(ctx context.Context) (err error) {
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(w.master.dir, storeFile))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	ended, err := idsOf(ctx, db, `SELECT id FROM v1_attempts WHERE released`)
+	if err != nil {
+		return err
+	}
+	w.truth.mu.Lock()
+	for id, a := range w.truth.attempts {
+		a.storeBack = a.storeBack || !ended[id]
+	}
+	w.truth.mu.Unlock()
+	if ended, err = idsOf(ctx, db, `SELECT id FROM v1_builds WHERE state IN ('succeeded', 'failed', 'cancelled')`); err != nil {
+		return err
+	}
+	w.operator.storeForgot(ended)
+	return nil
+}
+
+func idsOf(ctx context.Context, db judge.DB, query string) (map[string]bool, error) {
+	rows, err := db.QueryContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	ids := make(map[string]bool)
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		ids[id] = true
+	}
+	return ids, rows.Err()
+}
+
+// storeForgot notes the builds that a store which was put back does not know to
+// the end.
+func (o *operator) storeForgot(ended map[string]bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for id := range o.builds {
+		if !ended[id] {
+			o.storeBack[id] = true
+		}
+	}
+	o.forgiving = true
+}
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // judged is the truth as the judge wants it.
 func (t *truth) judged() map[string]*judge.Attempt {
 	all := make(map[string]*judge.Attempt, len(t.attempts))
 	for id, a := range t.attempts {
-		ja := &judge.Attempt{Slave: a.slave, Undone: a.undone, Launches: a.launches, Order: a.order, Steps: make(map[string]*judge.Step, len(a.steps))}
+		ja := &judge.Attempt{Slave: a.slave, Undone: a.undone, StoreBack: a.storeBack, Launches: a.launches, Order: a.order, Steps: make(map[string]*judge.Step, len(a.steps))}
 		for step, s := range a.steps {
 			ja.Steps[step] = &judge.Step{Starts: s.starts, Exit: s.exit, Bytes: s.bytes, CRC: s.crc}
 		}
@@ -173,8 +229,17 @@ func (w *World) verdict(ctx context.Context) error {
 			return err
 		}
 		slaves = append(slaves, m)
+		if !w.operator.isForgiving() {
+			continue
+		}
+		for _, ts := range m.Tombstones {
+			// Nothing of it was ever started, so nobody noted that the store forgot it.
+			if attempts[ts.Attempt] == nil {
+				attempts[ts.Attempt] = &judge.Attempt{Slave: b.name, StoreBack: true}
+			}
+		}
 	}
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(w.master.dir, "holdfast.db")+"?mode=ro&_pragma=query_only(1)")
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(w.master.dir, storeFile)+"?mode=ro&_pragma=query_only(1)")
 	if err != nil {
 		return err
 	}
@@ -193,7 +258,13 @@ func (w *World) verdict(ctx context.Context) error {
 	for state, n := range logs {
 		w.report.LogStates[state] += n
 	}
-	findings, tally, err := judge.Builds(ctx, db, w.operator.asked())
+	asked := w.operator.asked()
+	for id, a := range attempts {
+		if a.StoreBack {
+			asked[id] = judge.Asked{StoreBack: true} // P-recover: it may have come back as a build of its own
+		}
+	}
+	findings, tally, err := judge.Builds(ctx, db, asked)
 	if err != nil {
 		return err
 	}
@@ -202,6 +273,16 @@ func (w *World) verdict(ctx context.Context) error {
 		w.report.Builds[state] += n
 	}
 	w.report.Attempts += tally.Attempts
+	for _, a := range attempts {
+		if a.Vague() {
+			w.report.Vague++
+		}
+	}
+	recovered, err := idsOf(ctx, db, `SELECT id FROM v1_builds WHERE recovered IS NOT NULL`)
+	if err != nil {
+		return err
+	}
+	w.report.Recovered = len(recovered)
 	if len(found) > 0 {
 		return &brokenError{found}
 	}
@@ -214,7 +295,7 @@ func (o *operator) asked() map[string]judge.Asked {
 	defer o.mu.Unlock()
 	all := make(map[string]judge.Asked, len(o.builds))
 	for id, spec := range o.builds {
-		all[id] = judge.Asked{RerunNever: spec.GetRerun() == "never", Cancelled: o.cancelled[id], Unshelved: o.unshelved[id]}
+		all[id] = judge.Asked{RerunNever: spec.GetRerun() == "never", Cancelled: o.cancelled[id], Unshelved: o.unshelved[id], StoreBack: o.storeBack[id]}
 	}
 	return all
 }

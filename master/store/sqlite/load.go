@@ -29,9 +29,44 @@ func (t *tx) query(ctx context.Context, query string, args ...any) (*sql.Rows, e
 	return stmt.QueryContext(ctx, args...)
 }
 
-// Sets of keys are bound as one JSON list, so that a statement is prepared once
-// for any number of them.
-const in = ` IN (SELECT value FROM json_each(?))`
+// keyed is a query for the rows of some keys, prepared once for a single key, as
+// nearly always there is, and once for any number of them, bound as a JSON list.
+type keyed struct{ one, many string }
+
+// byKey makes a query of what stands before and behind the condition on the key's
+// column, with which before ends.
+func byKey(before, behind string) keyed {
+	return keyed{one: before + ` = ?` + behind, many: before + ` IN (SELECT value FROM json_each(?))` + behind}
+}
+
+// queryKeys runs a query for some keys.
+func queryKeys[K ~string](ctx context.Context, q querier, by keyed, keys []K) (*sql.Rows, error) {
+	if len(keys) == 1 {
+		return q.query(ctx, by.one, string(keys[0]))
+	}
+	return q.query(ctx, by.many, text(keys))
+}
+
+var (
+	slavesByInstance = byKey(`SELECT `+slaveColumns+` FROM slaves s WHERE s.instance`, ``)
+	slavesByName     = byKey(`SELECT `+slaveColumns+` FROM slaves s WHERE s.name`, ``)
+	streamsByAttempt = byKey(streams+`WHERE a.id`, ``)
+	streamsByHolder  = byKey(streams+`WHERE a.released = 0 AND a.instance`, ``)
+	logsByStep       = byKey(`SELECT s.id, a.id, a.build_id, a.instance, s.log_state, s.log_mark, s.log_crc, s.log_bytes
+		FROM steps s JOIN attempts a ON a.id = s.attempt_id WHERE s.id`, ``)
+	requestsByKey     = byKey(`SELECT key, kind, body, build_id, result, at_us FROM requests WHERE key`, ``)
+	refusalsByAttempt = byKey(`SELECT attempt_id, seq, step_id, byte_offset, epoch, why, at_us FROM refused_frames WHERE attempt_id`, ``)
+	buildsByID        = byKey(`SELECT `+buildColumns+` FROM builds WHERE id`, ``)
+	attemptsByID      = byKey(`SELECT `+attemptColumns+` FROM attempts a WHERE a.id`, ``)
+	attemptsByBuild   = byKey(`SELECT `+attemptColumns+` FROM attempts a WHERE a.build_id`, ` ORDER BY a.build_id, a.number`)
+	// unsettledByBuild finds what rules need to see, by the index attempts_unsettled.
+	unsettledByBuild = byKey(`SELECT `+attemptColumns+` FROM attempts a INDEXED BY attempts_unsettled
+		WHERE (a.released = 0 OR a.started_us IS NOT NULL OR a.set_aside = 1) AND a.build_id`, ` ORDER BY a.build_id, a.number`)
+	stepsByAttempt = byKey(`SELECT `+stepColumns+` FROM steps s WHERE s.attempt_id`, ` ORDER BY s.attempt_id, s.number`)
+)
+
+// streams are the light rows of attempts.
+const streams = `SELECT a.id, a.build_id, a.instance, a.state, a.mark, a.chain FROM attempts a `
 
 // Load reads rows in one statement for each kind. There is no other writer, so
 // nothing need be locked.
@@ -47,7 +82,7 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 			for i := range rows.Steps {
 				named = append(named, rows.Steps[i].Attempt)
 			}
-			rows.Records, err = loadRecords(ctx, t, k.Builds, unsettledAttempts, unsettledSteps, text(k.Builds), text(named), text(k.Builds))
+			rows.Records, err = loadRecords(ctx, t, k.Builds, unsettledByBuild, named)
 			return err
 		},
 		func() error { return t.loadKept(ctx, k, rows) },
@@ -77,30 +112,29 @@ func (t *tx) loadSlaves(ctx context.Context, k store.Keys, into *store.Rows) err
 		}
 	}
 	if len(k.Instances) > 0 {
-		if err := add(t.query(ctx, `SELECT `+slaveColumns+` FROM slaves s WHERE s.instance`+in, text(k.Instances))); err != nil {
+		if err := add(queryKeys(ctx, t, slavesByInstance, k.Instances)); err != nil {
 			return err
 		}
 	}
 	if len(k.Names) > 0 {
-		return add(t.query(ctx, `SELECT `+slaveColumns+` FROM slaves s WHERE s.name`+in, text(k.Names)))
+		return add(queryKeys(ctx, t, slavesByName, k.Names))
 	}
 	return nil
 }
 
 // loadStreams reads the light rows.
 func (t *tx) loadStreams(ctx context.Context, k store.Keys, into *store.Rows) error {
-	const columns = `SELECT a.id, a.build_id, a.instance, a.state, a.mark, a.chain FROM attempts a `
 	scan := func(r row, a *store.AttemptRow) error {
 		return r.Scan(&a.ID, &a.Build, &a.Instance, &a.State, &a.Mark, &a.Chain)
 	}
 	if len(k.Attempts) > 0 {
-		rows, err := t.query(ctx, columns+`WHERE a.id`+in, text(k.Attempts))
+		rows, err := queryKeys(ctx, t, streamsByAttempt, k.Attempts)
 		if into.Attempts, err = collect(rows, err, scan); err != nil {
 			return err
 		}
 	}
 	if len(k.Holders) > 0 {
-		rows, err := t.query(ctx, columns+`WHERE a.released = 0 AND a.instance`+in, text(k.Holders))
+		rows, err := queryKeys(ctx, t, streamsByHolder, k.Holders)
 		held, err := collect(rows, err, scan)
 		if err != nil {
 			return err
@@ -116,8 +150,7 @@ func (t *tx) loadStreams(ctx context.Context, k store.Keys, into *store.Rows) er
 		}
 	}
 	if len(k.Steps) > 0 {
-		rows, err := t.query(ctx, `SELECT s.id, a.id, a.build_id, a.instance, s.log_state, s.log_mark, s.log_crc, s.log_bytes
-			FROM steps s JOIN attempts a ON a.id = s.attempt_id WHERE s.id`+in, text(k.Steps))
+		rows, err := queryKeys(ctx, t, logsByStep, k.Steps)
 		into.Steps, err = collect(rows, err, func(r row, s *store.StepRow) error {
 			return r.Scan(&s.ID, &s.Attempt, &s.Build, &s.Instance, &s.LogState, &s.LogMark, &s.LogCRC, &s.LogBytes)
 		})
@@ -129,7 +162,7 @@ func (t *tx) loadStreams(ctx context.Context, k store.Keys, into *store.Rows) er
 // loadKept reads request keys and refused frames.
 func (t *tx) loadKept(ctx context.Context, k store.Keys, into *store.Rows) error {
 	if len(k.Requests) > 0 {
-		rows, err := t.query(ctx, `SELECT key, kind, body, build_id, result, at_us FROM requests WHERE key`+in, text(k.Requests))
+		rows, err := queryKeys(ctx, t, requestsByKey, k.Requests)
 		into.Requests, err = collect(rows, err, func(r row, q *store.Request) error {
 			return r.Scan(&q.Key, &q.Kind, &q.Body, &q.Build, &q.Result, us{&q.At})
 		})
@@ -138,7 +171,7 @@ func (t *tx) loadKept(ctx context.Context, k store.Keys, into *store.Rows) error
 		}
 	}
 	if len(k.Refusals) > 0 {
-		rows, err := t.query(ctx, `SELECT attempt_id, seq, step_id, byte_offset, epoch, why, at_us FROM refused_frames WHERE attempt_id`+in, text(k.Refusals))
+		rows, err := queryKeys(ctx, t, refusalsByAttempt, k.Refusals)
 		into.Refusals, err = collect(rows, err, func(r row, f *store.RefusedFrame) error {
 			return r.Scan(&f.Attempt, &f.Seq, &f.Step, &f.Offset, &f.Epoch, &f.Why, us{&f.At})
 		})
@@ -147,29 +180,13 @@ func (t *tx) loadKept(ctx context.Context, k store.Keys, into *store.Rows) error
 	return nil
 }
 
-// The statements of loadRecords: builds with all attempts, or with what rules
-// need to see: attempts that are not settled, by the index attempts_unsettled,
-// and those that are named.
-const (
-	recordBuilds = `SELECT ` + buildColumns + ` FROM builds WHERE id` + in
-	allAttempts  = `SELECT ` + attemptColumns + ` FROM attempts a WHERE a.build_id` + in + ` ORDER BY a.build_id, a.number`
-	allSteps     = `SELECT ` + stepColumns + ` FROM attempts a JOIN steps s ON s.attempt_id = a.id
-		WHERE a.build_id` + in + ` ORDER BY s.attempt_id, s.number`
-	unsettled = `WITH wanted AS (
-		SELECT id FROM attempts INDEXED BY attempts_unsettled
-		WHERE build_id` + in + ` AND (released = 0 OR started_us IS NOT NULL OR set_aside = 1)
-		UNION SELECT id FROM attempts WHERE id` + in + ` AND build_id` + in + `) `
-	unsettledAttempts = unsettled + `SELECT ` + attemptColumns + ` FROM wanted w CROSS JOIN attempts a ON a.id = w.id ORDER BY a.build_id, a.number`
-	unsettledSteps    = unsettled + `SELECT ` + stepColumns + ` FROM wanted w CROSS JOIN steps s ON s.attempt_id = w.id ORDER BY s.attempt_id, s.number`
-)
-
-// loadRecords reads builds, with the attempts and steps that two of the
-// statements above find by args.
-func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID, attemptsQuery, stepsQuery string, args ...any) ([]*lifecycle.Record, error) {
+// loadRecords reads builds with the attempts that a query finds by their build,
+// and those of these builds that are named.
+func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID, byBuild keyed, named []lifecycle.AttemptID) ([]*lifecycle.Record, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	rows, err := q.query(ctx, recordBuilds, text(ids))
+	rows, err := queryKeys(ctx, q, buildsByID, ids)
 	builds, err := collect(rows, err, scanBuild)
 	if err != nil {
 		return nil, err
@@ -181,19 +198,36 @@ func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID, attemp
 		byID[builds[i].ID] = records[i]
 	}
 
-	rows, err = q.query(ctx, attemptsQuery, args...)
+	rows, err = queryKeys(ctx, q, byBuild, ids)
 	attempts, err := collect(rows, err, scanAttempt)
 	if err != nil {
 		return nil, err
 	}
+	others := slices.DeleteFunc(slices.Clone(named), func(id lifecycle.AttemptID) bool {
+		return slices.ContainsFunc(attempts, func(a lifecycle.Attempt) bool { return a.ID == id })
+	})
+	if len(others) > 0 {
+		rows, err = queryKeys(ctx, q, attemptsByID, others)
+		more, err := collect(rows, err, scanAttempt)
+		if err != nil {
+			return nil, err
+		}
+		attempts = append(attempts, more...)
+		slices.SortStableFunc(attempts, func(a, b lifecycle.Attempt) int { return a.Number - b.Number })
+	}
 	attemptOf := make(map[lifecycle.AttemptID]*lifecycle.Attempt, len(attempts))
+	var found []lifecycle.AttemptID
 	for i := range attempts {
 		a := &attempts[i]
-		attemptOf[a.ID] = a
 		r := byID[a.Build]
+		if r == nil {
+			continue // named, but of another build
+		}
+		attemptOf[a.ID] = a
 		r.Attempts = append(r.Attempts, a)
+		found = append(found, a.ID)
 	}
-	if len(attempts) == 0 {
+	if len(found) == 0 {
 		return records, nil
 	}
 
@@ -201,7 +235,7 @@ func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID, attemp
 		attempt lifecycle.AttemptID
 		step    lifecycle.Step
 	}
-	rows, err = q.query(ctx, stepsQuery, args...)
+	rows, err = queryKeys(ctx, q, stepsByAttempt, found)
 	steps, err := collect(rows, err, func(r row, s *attemptStep) error { return scanStep(r, &s.attempt, &s.step) })
 	if err != nil {
 		return nil, err

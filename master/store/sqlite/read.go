@@ -39,7 +39,10 @@ func (t snapshotTx) query(ctx context.Context, query string, args ...any) (*sql.
 // snapshotQueries are all that run within a snapshot. They are prepared at
 // Open: to prepare takes a connection of the pool, and a snapshot that holds
 // one must not wait for another.
-var snapshotQueries = []string{recordBuilds, allAttempts, allSteps, unsettledAttempts, unsettledSteps, epochQuery, heldQuery}
+var snapshotQueries = []string{
+	buildsByID.one, buildsByID.many, attemptsByBuild.one, attemptsByBuild.many, unsettledByBuild.one, unsettledByBuild.many,
+	stepsByAttempt.one, stepsByAttempt.many, epochQuery, heldQuery,
+}
 
 // query runs a prepared query on its own.
 func (s *Store) query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
@@ -85,7 +88,7 @@ func (s *Store) knownStmt(query string, fresh *sql.Stmt) *sql.Stmt {
 // Record returns a build with its attempts and steps.
 func (s *Store) Record(ctx context.Context, id lifecycle.BuildID) (rec *lifecycle.Record, err error) {
 	err = s.snapshot(ctx, func(q querier) error {
-		records, err := loadRecords(ctx, q, []lifecycle.BuildID{id}, allAttempts, allSteps, text([]lifecycle.BuildID{id}))
+		records, err := loadRecords(ctx, q, []lifecycle.BuildID{id}, attemptsByBuild, nil)
 		if err == nil && len(records) == 0 {
 			return fmt.Errorf("build %s: %w", id, store.ErrNotFound)
 		}
@@ -221,7 +224,7 @@ func (s *Store) Wants(ctx context.Context, session store.Session) ([]store.Want,
 		for i, h := range attempts {
 			builds[i] = h.build
 		}
-		records, err := loadRecords(ctx, q, builds, unsettledAttempts, unsettledSteps, text(builds), "[]", "[]")
+		records, err := loadRecords(ctx, q, builds, unsettledByBuild, nil)
 		if err != nil {
 			return err
 		}

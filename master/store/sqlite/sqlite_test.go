@@ -192,11 +192,12 @@ func TestPlans(t *testing.T) {
 	s := openHere(t)
 	literal := strings.NewReplacer("?1", "'x'", "?2", "'x'", "?", "'x'")
 	list := func(f store.BuildFilter) string { q, _ := buildsQuery(f); return q }
-	for name, c := range map[string]struct {
+	type plan struct {
 		query string
 		want  []string // all of these
 		scan  bool     // a scan along an index is right
-	}{
+	}
+	plans := map[string]plan{
 		"queue":      {queueQuery, []string{"INDEX builds_queue (requires=?)"}, false},
 		"ready":      {readyQuery, []string{"INDEX builds_queue (requires=?)"}, false},
 		"sets":       {requirementsQuery, []string{"COVERING INDEX builds_queue (requires>?)"}, true},
@@ -210,37 +211,55 @@ func TestPlans(t *testing.T) {
 		"by name":    {list(store.BuildFilter{Name: "x"}), []string{"builds_by_name (name=?)"}, false},
 		"held":       {heldQuery, []string{"attempts_held (instance=?)"}, false},
 		"absentees":  {absenteesQuery, []string{"attempts_live"}, true},
-		"slots":      {`SELECT ` + slaveColumns + ` FROM slaves s WHERE s.instance` + in, []string{"COVERING INDEX attempts_slot (instance=?)", "sqlite_autoindex_slaves_1 (instance=?)"}, false},
-		"names":      {`SELECT ` + slaveColumns + ` FROM slaves s WHERE s.name` + in, []string{"slaves_by_name (name=?)"}, false},
-		"marks":      {`SELECT a.id FROM attempts a WHERE a.id` + in, []string{"(id=?)"}, false},
 		"events":     {`SELECT ` + eventColumns + ` FROM events WHERE n > ? ORDER BY n LIMIT ?`, []string{"(n>?)"}, false},
 		"of build":   {`SELECT ` + eventColumns + ` FROM events WHERE build_id = ? AND n IS NOT NULL ORDER BY n`, []string{"events_by_build (build_id=?"}, false},
 		"number":     {newestEventQuery, []string{"sqlite_autoindex_counters_1 (name=?)"}, false},
 		"ended":      {`SELECT a.id FROM attempts a WHERE a.instance = ? AND a.finished_us > ? ORDER BY a.finished_us`, []string{"attempts_ended (instance=? AND finished_us>?)"}, false},
 		"requests":   {`SELECT key FROM requests WHERE build_id = ?`, []string{"requests_by_build (build_id=?)"}, false},
 		"log":        {logQuery, []string{"log_chunks_by_offset (step_id=? AND byte_offset>?)"}, false},
+	}
+	for name, c := range map[string]struct {
+		by   keyed
+		want []string
+	}{
+		"slots":      {slavesByInstance, []string{"COVERING INDEX attempts_slot (instance=?)", "sqlite_autoindex_slaves_1 (instance=?)"}},
+		"names":      {slavesByName, []string{"slaves_by_name (name=?)"}},
+		"marks":      {streamsByAttempt, []string{"(id=?)"}},
+		"holders":    {streamsByHolder, []string{"attempts_held (instance=?)"}},
+		"logs":       {logsByStep, []string{"(id=?)"}},
+		"keys":       {requestsByKey, []string{"(key=?)"}},
+		"refusals":   {refusalsByAttempt, []string{"(attempt_id=?)"}},
+		"builds":     {buildsByID, []string{"(id=?)"}},
+		"attempts":   {attemptsByID, []string{"(id=?)"}},
+		"of a build": {attemptsByBuild, []string{"(build_id=?)"}},
+		"unsettled":  {unsettledByBuild, []string{"attempts_unsettled (build_id=?)"}},
+		"steps":      {stepsByAttempt, []string{"(attempt_id=?)"}},
 	} {
+		plans[name+", one"] = plan{c.by.one, c.want, false}
+		plans[name+", many"] = plan{c.by.many, c.want, false}
+	}
+	for name, c := range plans {
 		rows, err := s.reader.Query(`EXPLAIN QUERY PLAN ` + literal.Replace(c.query))
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		var plan []string
+		var steps []string
 		for rows.Next() {
 			var id, parent, unused int
 			var detail string
 			if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
 				t.Fatal(err)
 			}
-			plan = append(plan, detail)
+			steps = append(steps, detail)
 		}
 		rows.Close()
-		all := strings.Join(plan, "; ")
+		all := strings.Join(steps, "; ")
 		for _, want := range c.want {
 			if !strings.Contains(all, want) {
 				t.Errorf("%s: plan %s lacks %s", name, all, want)
 			}
 		}
-		for _, line := range plan {
+		for _, line := range steps {
 			table := strings.HasPrefix(line, "SCAN ") && !strings.Contains(line, "json_each") && !strings.Contains(line, "CONSTANT ROW")
 			if table && !c.scan || strings.Contains(line, "TEMP B-TREE") && name != "absentees" {
 				t.Errorf("%s: plan %s", name, all)
