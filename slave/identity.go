@@ -249,8 +249,8 @@ func syncTree(dir string, noSync bool) error {
 	}
 	var failed error
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // nothing there, or removed meanwhile
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENAMETOOLONG) {
+			return nil // nothing there, or removed meanwhile; or too deep for a file of ours
 		}
 		if errors.Is(err, fs.ErrPermission) {
 			failed = errors.Join(failed, err)
@@ -261,7 +261,7 @@ func syncTree(dir string, noSync bool) error {
 		}
 		f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 		switch {
-		case errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENAMETOOLONG):
 			return nil
 		case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.ENXIO):
 			// A step has taken our right to it, or put something in its place.

@@ -3,10 +3,7 @@ package slave
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
-	"io/fs"
 	"net/url"
-	"os"
 	"path/filepath"
 
 	holdfastv1 "holdfast/proto/holdfast/v1"
@@ -48,23 +45,4 @@ func removeWorkspace(dir string, meta *attemptMeta) error {
 		return nil
 	}
 	return removeTree(workspacePath(dir, meta))
-}
-
-// removeTree is os.RemoveAll for trees that builds have written: a Go module
-// cache, for instance, makes its directories read-only.
-func removeTree(path string) error {
-	err := os.RemoveAll(path)
-	if err == nil {
-		return nil
-	}
-	_ = filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			_ = os.Chmod(p, 0o700)
-		}
-		return nil // the second RemoveAll tells what is still wrong
-	})
-	if err := os.RemoveAll(path); err != nil {
-		return fmt.Errorf("remove workspace: %w", err)
-	}
-	return nil
 }
