@@ -228,15 +228,19 @@ func SweepGroups(home string) {
 func removeGroups(list []string) {
 	for _, group := range list {
 		var all []string
-		_ = filepath.WalkDir(group, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				all = append(all, path)
-			}
+		_ = walkGroup(group, func(_ *os.Root, path string) error {
+			all = append(all, path)
 			return nil
 		})
-		for i := len(all) - 1; i >= 0; i-- { // children first
-			_ = os.Remove(all[i])
+		root, err := os.OpenRoot(group)
+		if err != nil {
+			continue
 		}
+		for i := len(all) - 1; i > 0; i-- { // children first; the first of all is the group
+			_ = root.Remove(all[i])
+		}
+		root.Close()
+		_ = os.Remove(group)
 	}
 }
 
@@ -289,12 +293,10 @@ func killGroup(ctx context.Context, group string) ([]process, error) {
 // thaw lets go on what stands still in a group of version 1 and below it: a step
 // can freeze them, and nobody dies before. In version 2 they do.
 func thaw(group string) {
-	_ = filepath.WalkDir(group, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			if f, err := os.OpenFile(filepath.Join(path, "freezer.state"), os.O_WRONLY, 0); err == nil { // not made: elsewhere it is none
-				_, _ = f.WriteString("THAWED")
-				f.Close()
-			}
+	_ = walkGroup(group, func(root *os.Root, path string) error {
+		if f, err := root.OpenFile(filepath.Join(path, "freezer.state"), os.O_WRONLY, 0); err == nil { // not made: elsewhere it is none
+			_, _ = f.WriteString("THAWED")
+			f.Close()
 		}
 		return nil
 	})
@@ -322,14 +324,8 @@ func awaitFrozen(ctx context.Context, state string) {
 
 // membersOf lists the processes in a group and below it that still run.
 func membersOf(group string) (found []process, err error) {
-	err = filepath.WalkDir(group, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil // gone: empty
-			}
-			return err
-		}
-		f, err := os.Open(filepath.Join(path, "cgroup.procs"))
+	err = walkGroup(group, func(root *os.Root, path string) error {
+		f, err := root.Open(filepath.Join(path, "cgroup.procs"))
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -352,6 +348,31 @@ func membersOf(group string) (found []process, err error) {
 		return nil, fmt.Errorf("look into %s: %w", group, err)
 	}
 	return found, nil
+}
+
+// walkGroup calls fn for a group and each below it, those above others first, and
+// returns the first error after all of them. A step that is root can make groups
+// whose path is too long to be used.
+func walkGroup(group string, fn func(root *os.Root, path string) error) error {
+	root, err := os.OpenRoot(group)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // gone: empty
+	}
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	var first error
+	_ = fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			err = fn(root, path)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && first == nil {
+			first = err
+		}
+		return nil
+	})
+	return first
 }
 
 func isIn(list []process, pid int) bool {
