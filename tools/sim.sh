@@ -6,6 +6,7 @@ set -euo pipefail
 
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
+go build -o "$dir/rules" ./cmd/internal/rules
 sim() {
 	go test -count=1 -v -timeout "${SIM_TIMEOUT:-0}" -covermode=atomic -coverprofile="$dir/profile" \
 		-coverpkg=./journal/...,./master/...,./proto/...,./retry/...,./slave/... ./cmd/internal/sim "$@"
@@ -16,7 +17,7 @@ else
 	sim >"$dir/out" 2>&1 || { cat "$dir/out"; exit 1; }
 	sed -n '/ runs: /,/changes of slaves/p; /^ok/p' "$dir/out"
 fi
-go run ./cmd/internal/rules "$dir/profile" && code=0 || code=$?
+"$dir/rules" "$dir/profile" && code=0 || code=$?
 if [ "$code" = 1 ] && [ $# -gt 0 ]; then
 	echo "this is a part of the simulation: not to come by a rule is no failure"
 	exit 0

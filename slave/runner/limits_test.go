@@ -3,6 +3,7 @@
 package runner
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -78,6 +79,30 @@ func TestClockStoodStill(t *testing.T) {
 		c.putBack(before)
 		c.unblock()
 		check(5*time.Second, time.Second)
+	})
+}
+
+// TestAlwaysLate (P-exit): a runner that never looks in time still ends a step
+// that never ends, after a few looks.
+func TestAlwaysLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, step := range []PlanStep{{Timeout: 5 * time.Second}, {Silence: 5 * time.Second}} {
+			s := &supervisor{runner: &runner{dir: t.TempDir(), log: slog.New(slog.DiscardHandler)}, step: &step, clock: newClock()}
+			looks := 0
+			for s.due() == nil {
+				if looks++; looks > 20 {
+					used, silent, _ := s.clock.used()
+					t.Fatalf("after %d late looks the step has used %v, silent %v", looks, used, silent)
+				}
+				used, _, _ := s.clock.used()
+				next := s.nextCheck()
+				time.Sleep(next + lateTick + time.Second)
+				s.putBack(used, next+lateTick+time.Second, next)
+			}
+			if looks < 4 {
+				t.Errorf("%+v: ended after %d late looks", step, looks)
+			}
+		}
 	})
 }
 

@@ -17,6 +17,8 @@ const (
 	// the step may have been, or what it has said is still in its pipes: a machine
 	// that was suspended, a runner that was stopped or got no processor.
 	lateTick = time.Second
+	// leastTick is what a late look counts at least.
+	leastTick = 100 * time.Millisecond
 )
 
 // supervisor watches over the processes of one step.
@@ -111,9 +113,9 @@ func (s *supervisor) untilMain(mainDone, failed <-chan struct{}) *verdict {
 	next := s.nextCheck()
 	timer := time.NewTimer(next)
 	defer timer.Stop()
+	seen := time.Now() // the last look
+	used, _, _ := s.clock.used()
 	for {
-		seen := time.Now()
-		used, _, _ := s.clock.used()
 		select {
 		case <-mainDone:
 			return nil
@@ -123,10 +125,9 @@ func (s *supervisor) untilMain(mainDone, failed <-chan struct{}) *verdict {
 			s.passOn()
 		case <-timer.C:
 		}
-		if took := time.Since(seen); took > next+lateTick && (s.step.Timeout > 0 || s.step.Silence > 0) {
-			s.clock.putBack(used) // nobody knows what of it the step had
-			s.runner.log.Warn("the runner stood still; the step's time limits did, too", "for", took)
-		}
+		s.putBack(used, time.Since(seen), next)
+		seen = time.Now() // before anything that a disk can hold up
+		used, _, _ = s.clock.used()
 		if v := s.due(); v != nil {
 			select {
 			case <-mainDone: // an end that was there first stands
@@ -140,6 +141,17 @@ func (s *supervisor) untilMain(mainDone, failed <-chan struct{}) *verdict {
 	}
 }
 
+// putBack puts the clock back if a look came late: it took so long where next was
+// meant, and used was used before. Nobody knows what of that the step had. A part
+// of what was meant counts, so that limits come also to a runner that is always late.
+func (s *supervisor) putBack(used, took, next time.Duration) {
+	if took <= next+lateTick || s.step.Timeout == 0 && s.step.Silence == 0 {
+		return
+	}
+	s.clock.putBack(used + max(next/2, min(next, leastTick)))
+	s.runner.log.Warn("the runner stood still; the step's time limits did, too", "for", took)
+}
+
 // passOn tells the pumps that there may be spool space.
 func (s *supervisor) passOn() {
 	select {
@@ -150,6 +162,7 @@ func (s *supervisor) passOn() {
 
 // due looks for a stop order and checks the time limits.
 func (s *supervisor) due() *verdict {
+	used, silent, _ := s.clock.used() // first: a file may keep us waiting
 	stop, err := readStop(s.runner.dir)
 	if err != nil {
 		s.runner.log.Error("read stop order", "err", err)
@@ -157,7 +170,6 @@ func (s *supervisor) due() *verdict {
 	if stop != nil {
 		return &verdict{StateCancelled, retry.Cancelled, stop.Reason}
 	}
-	used, silent, _ := s.clock.used()
 	switch {
 	case s.step.Timeout > 0 && used >= s.step.Timeout:
 		return &verdict{StateTimedOut, retry.TimedOut, fmt.Sprintf("ran longer than %v", s.step.Timeout)}

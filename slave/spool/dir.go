@@ -25,15 +25,21 @@ func segmentPath(dir string, base int64) string {
 	return filepath.Join(dir, fmt.Sprintf("%020d%s", base, suffix))
 }
 
-// segments lists the files of a log in order; none if dir does not exist, or is
-// no directory, or none of ours: a step can put anything in its place, on a FIFO
-// we would wait for ever, and it can take our rights to it.
+// errForeign: where the directory of a log should be is something else, or one
+// that we may not read. A step can put anything there, and on a FIFO we would wait
+// for ever. What the log held is gone.
+var errForeign = fmt.Errorf("no directory of ours: %w", ErrTorn)
+
+// segments lists the files of a log in order; none if dir does not exist.
 func segments(dir string) ([]segment, error) {
-	d, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {
+	const flags = os.O_RDONLY | syscall.O_DIRECTORY | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
+	d, err := openOurs(dir, flags, 0o700)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
-	}
-	if err != nil {
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP):
+		return nil, fmt.Errorf("%w: %w", errForeign, err)
+	case err != nil:
 		return nil, err
 	}
 	defer d.Close()
@@ -59,14 +65,33 @@ func segments(dir string) ([]segment, error) {
 	return list, nil
 }
 
+// whatIsLeft is segments for those who read: of a foreign directory nothing is.
+func whatIsLeft(dir string) ([]segment, error) {
+	list, err := segments(dir)
+	if errors.Is(err, errForeign) {
+		return nil, nil
+	}
+	return list, err
+}
+
+// openOurs opens what is ours. If a step, which is the same user, has taken our
+// rights to it, they are taken back.
+func openOurs(path string, flags int, mode os.FileMode) (*os.File, error) {
+	f, err := os.OpenFile(path, flags, 0)
+	if errors.Is(err, fs.ErrPermission) && os.Chmod(path, mode) == nil {
+		f, err = os.OpenFile(path, flags, 0)
+	}
+	return f, err
+}
+
 // maxFile is what is read of one segment at most. A writer begins the next one
 // long before; a step, which may write here as well, need not.
 const maxFile = 64 << 20
 
-// open opens a segment for reading. ErrTorn: something else is there, or a step
-// has taken our rights to it.
+// open opens a segment for reading. ErrTorn: something else is there, or one that
+// we may not read.
 func open(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0) // a FIFO would keep us for ever
+	f, err := openOurs(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0o600) // a FIFO would keep us for ever
 	if errors.Is(err, syscall.ENXIO) || errors.Is(err, syscall.ELOOP) || errors.Is(err, fs.ErrPermission) {
 		return nil, fmt.Errorf("%s is no file of ours: %w: %w", path, ErrTorn, err)
 	}
@@ -105,7 +130,7 @@ func Usage(dir string) (int64, error) {
 //
 // If we crash between two deletions the log merely starts earlier.
 func Trim(dir string, acked int64) (int, error) {
-	list, err := segments(dir)
+	list, err := whatIsLeft(dir)
 	if err != nil {
 		return 0, fmt.Errorf("trim spool: %w", err)
 	}
@@ -126,7 +151,7 @@ const looks = 100
 // steady repeats look while it misses files of the list it was given.
 func steady(dir string, look func(list []segment) error) error {
 	for try := 1; ; try++ {
-		list, err := segments(dir)
+		list, err := whatIsLeft(dir)
 		if err != nil {
 			return fmt.Errorf("read spool: %w", err)
 		}

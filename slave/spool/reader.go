@@ -43,7 +43,7 @@ type Reader struct {
 // NewReader returns a reader that starts at raw offset from. ErrTrimmed: the
 // log no longer holds that offset.
 func NewReader(dir string, from int64) (*Reader, error) {
-	list, err := segments(dir)
+	list, err := whatIsLeft(dir)
 	if err != nil {
 		return nil, fmt.Errorf("read spool: %w", err)
 	}
@@ -226,7 +226,7 @@ func (r *Reader) roll(cause error) error {
 	if !errors.Is(cause, ErrTorn) {
 		return cause
 	}
-	list, err := segments(r.dir)
+	list, err := whatIsLeft(r.dir)
 	if err != nil {
 		return fmt.Errorf("read spool: %w", err)
 	}

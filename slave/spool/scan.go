@@ -27,7 +27,7 @@ func Range(dir string) (first, next int64, err error) {
 // First is the raw offset of the first byte that a log holds, or where it will
 // begin.
 func First(dir string) (int64, error) {
-	list, err := segments(dir)
+	list, err := whatIsLeft(dir)
 	if err != nil {
 		return 0, fmt.Errorf("read spool: %w", err)
 	}
@@ -49,9 +49,12 @@ type Summary struct {
 }
 
 // Scan verifies a log that nobody writes any more. With no segments it is
-// empty. What is damaged costs itself and nothing behind it (P-log-state): it
+// empty; with something else in the place of its directory it is torn. What is damaged costs itself and nothing behind it (P-log-state): it
 // finds the records that Reader.Skip finds.
 func Scan(dir string) (s Summary, err error) {
+	if _, err := segments(dir); errors.Is(err, errForeign) {
+		return Summary{Torn: true}, nil
+	}
 	err = steady(dir, func(list []segment) error {
 		s, err = scan(list)
 		return err

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,16 +31,24 @@ func TestFailpointsAtRandom(t *testing.T) {
 		}
 		rounds = 1
 	}
-	for i := range uint64(rounds) {
-		t.Run(fmt.Sprintf("HOLDFAST_SEED=%d", seed+i), func(t *testing.T) {
-			t.Parallel()
-			dieOften(t, exe, rand.New(rand.NewPCG(seed+i, 0)))
-		})
+	var died atomic.Int64
+	t.Run("rounds", func(t *testing.T) {
+		for i := range uint64(rounds) {
+			t.Run(fmt.Sprintf("HOLDFAST_SEED=%d", seed+i), func(t *testing.T) {
+				t.Parallel()
+				died.Add(dieOften(t, exe, rand.New(rand.NewPCG(seed+i, 0))))
+			})
+		}
+	})
+	t.Logf("%d deaths in %d rounds", died.Load(), rounds)
+	if rounds > 1 && died.Load() < int64(rounds) && !t.Failed() {
+		t.Errorf("%d deaths in %d rounds: nothing is shown", died.Load(), rounds)
 	}
 }
 
-// dieOften runs a build in which processes die up to three times a side.
-func dieOften(t *testing.T, exe string, rng *rand.Rand) {
+// dieOften runs a build in which processes are to die up to three times a side, and
+// counts those that did.
+func dieOften(t *testing.T, exe string, rng *rand.Rand) (died int64) {
 	dir := t.TempDir()
 	draw := func(master bool) (envs [][]string) {
 		for range 1 + rng.IntN(3) {
@@ -81,4 +90,9 @@ func dieOften(t *testing.T, exe string, rng *rand.Rand) {
 		last.Unsure = true
 	}
 	f.verdict(map[string]*daemon{"b1": slave}, attempts, map[string]judge.Asked{id: {}})
+	hits, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int64(len(hits))
 }

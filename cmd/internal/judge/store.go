@@ -65,6 +65,10 @@ type DB interface {
 // Store checks the store by itself and against what the slaves remember and
 // what their steps wrote. Updates is how many updates they made.
 func Store(ctx context.Context, db DB, slaves []Memory, attempts map[string]*Attempt) (found Findings, updates int64, err error) {
+	stored, err := ids(ctx, db)
+	if err != nil {
+		return nil, 0, err
+	}
 	known, all := make(map[string]bool), true // not all: the oldest are forgotten
 	var truth []invariant.Truth
 	for _, m := range slaves {
@@ -75,8 +79,14 @@ func Store(ctx context.Context, db DB, slaves []Memory, attempts map[string]*Att
 			updates += int64(ts.LastSeq)
 			t := invariant.Truth{Attempt: ts.Attempt, Updates: ts.LastSeq, Chain: ts.Chain}
 			if a := attempts[ts.Attempt]; a != nil {
-				if a.Vague() {
-					continue // P-back, P-gap, P-diverged: the two may know different streams
+				if a.Undone {
+					continue // P-back, P-diverged: the two may know different streams
+				}
+				if a.StoreBack {
+					if !stored[ts.Attempt] {
+						continue
+					}
+					a = &Attempt{} // of the logs a part may be gone
 				}
 				for _, id := range a.Order {
 					// What a killed step had said no one knows to the byte.
@@ -106,4 +116,22 @@ func Store(ctx context.Context, db DB, slaves []Memory, attempts map[string]*Att
 	found.violations(violations)
 	found.violations(more)
 	return found, updates, nil
+}
+
+// ids are the attempts that the store knows.
+func ids(ctx context.Context, db DB) (map[string]bool, error) {
+	rows, err := db.QueryContext(ctx, `SELECT id FROM v1_attempts`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	known := make(map[string]bool)
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		known[id] = true
+	}
+	return known, rows.Err()
 }

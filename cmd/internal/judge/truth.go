@@ -13,7 +13,8 @@ type Attempt struct {
 	// attempt's end. What it remembers may differ from what it did (P-back).
 	Undone bool
 	// StoreBack: the store was put back to an older copy of itself, from before
-	// the attempt's end. It may not know the attempt, or only a part (P-gap).
+	// the attempt's end. It may not know the attempt; if it does, a part of the
+	// stream may be gone, and be known to be (P-gap).
 	StoreBack bool
 	Launches  int      // runners that began to carry it through
 	Order     []string // ids of steps, in the order in which they began
@@ -103,8 +104,8 @@ type Asked struct {
 	RerunNever bool
 	Cancelled  bool // they were told that it is
 	Unshelved  int
-	// StoreBack: the store was put back to an older copy of itself, from before
-	// the build's end. It may not know the build, or run it again.
+	// StoreBack: the store was put back to an older copy of itself that does not
+	// have the build.
 	StoreBack bool
 }
 
@@ -139,10 +140,9 @@ func Builds(ctx context.Context, db DB, asked map[string]Asked) (found Findings,
 			found.add(Other, "build %s was not submitted", id)
 			continue
 		}
-		if a.StoreBack {
-			continue
+		if !a.StoreBack {
+			seen++
 		}
-		seen++
 		if a.RerunNever && accepted > 1+a.Unshelved {
 			found.add(Doubled, "build %s with rerun: never has %d accepted attempts, a person allowed %d", id, accepted, 1+a.Unshelved)
 		}

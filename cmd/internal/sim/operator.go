@@ -32,8 +32,7 @@ type operator struct {
 	builds    map[string]*holdfastv1.BuildSpec // by id: the submit was confirmed
 	cancelled map[string]bool                  // the cancel was confirmed
 	unshelved map[string]int
-	storeBack map[string]bool                              // the store was put back to before its end
-	forgiving bool                                         // after that: a build may be unknown
+	storeBack map[string]bool                              // the store was put back to before its submit
 	changed   map[holdfastv1.ChangeSlaveRequest_Change]int // of slaves
 	requests  int                                          // tries, lost replies included
 	err       error
@@ -113,6 +112,9 @@ func (o *operator) cancel(ctx context.Context, id string) {
 	o.ask(ctx, "cancel", func(ctx context.Context, c holdfastv1.ControlServiceClient) error {
 		resp, err := c.CancelBuild(ctx, &holdfastv1.CancelBuildRequest{BuildId: id, Reason: "sim", Who: "sim", RequestKey: "cancel-" + id})
 		state = resp.GetState()
+		if rpcerr.Is(err, rpcerr.NotFound) && o.mayBeUnknown(id) {
+			return nil
+		}
 		return err
 	})
 	if state == "cancelled" {
@@ -145,6 +147,9 @@ func (o *operator) lookAtShelf(ctx context.Context) {
 			_, err := c.UnshelveBuild(ctx, &holdfastv1.UnshelveBuildRequest{
 				BuildId: id, Reason: "sim", Who: "sim", RequestKey: fmt.Sprintf("unshelve-%s-%d", id, n),
 			})
+			if rpcerr.Is(err, rpcerr.NotFound) && o.mayBeUnknown(id) {
+				return nil
+			}
 			return err
 		})
 	}
@@ -162,8 +167,6 @@ func (o *operator) ask(ctx context.Context, what string, request func(context.Co
 		switch {
 		case err == nil, rpcerr.Is(err, rpcerr.BadState):
 			return
-		case rpcerr.Is(err, rpcerr.NotFound) && o.isForgiving():
-			return
 		case rpcerr.Is(err, rpcerr.Conflict, rpcerr.Invalid, rpcerr.Internal, rpcerr.NotFound):
 			o.mu.Lock()
 			o.err = errors.Join(o.err, fmt.Errorf("%s: %w", what, err))
@@ -175,10 +178,12 @@ func (o *operator) ask(ctx context.Context, what string, request func(context.Co
 	}
 }
 
-func (o *operator) isForgiving() bool {
+// mayBeUnknown: the store was put back to before its submit, or it is one that the
+// store had recovered, and was put back again.
+func (o *operator) mayBeUnknown(id string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.forgiving
+	return o.storeBack[id] || o.builds[id] == nil
 }
 
 // once makes one request on a connection of its own.

@@ -22,6 +22,8 @@ type truth struct {
 	steps    int                      // started
 	bytes    int64                    // of log
 	broken   []string                 // promises broken before anybody's eyes
+	restored bool                     // the store was put back
+	over     map[string]bool          // attempts that were over, and not released, in what it was put back to
 
 	kills chan string // names of slaves whose agent a step has just killed
 }
@@ -46,7 +48,7 @@ type stepTruth struct {
 }
 
 func newTruth() *truth {
-	return &truth{attempts: make(map[string]*attemptTruth), kills: make(chan string, 16)}
+	return &truth{attempts: make(map[string]*attemptTruth), over: make(map[string]bool), kills: make(chan string, 16)}
 }
 
 func (t *truth) broke(format string, args ...any) {
@@ -141,28 +143,47 @@ func (w *World) forgotten(b *slaveBox) error {
 	return nil
 }
 
-// storeForgot notes what a store that was put back does not know to the end. No
-// master runs.
+// storeForgot notes what a store that was put back does not know. No master runs.
 func (w *World) storeForgot(ctx context.Context) (err error) {
 	db, err := sql.Open("sqlite", "file:"+filepath.Join(w.master.dir, storeFile))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	ended, err := idsOf(ctx, db, `SELECT id FROM v1_attempts WHERE released`)
+	released, err := idsOf(ctx, db, `SELECT id FROM v1_attempts WHERE released`)
 	if err != nil {
 		return err
 	}
-	w.truth.mu.Lock()
-	for id, a := range w.truth.attempts {
-		a.storeBack = a.storeBack || !ended[id]
-	}
-	w.truth.mu.Unlock()
-	if ended, err = idsOf(ctx, db, `SELECT id FROM v1_builds WHERE state IN ('succeeded', 'failed', 'cancelled')`); err != nil {
+	over, err := idsOf(ctx, db, `SELECT id FROM v1_attempts WHERE NOT released AND finished_at IS NOT NULL`)
+	if err != nil {
 		return err
 	}
-	w.operator.storeForgot(ended)
+	w.truth.storeForgot(released, over)
+	known, err := idsOf(ctx, db, `SELECT id FROM v1_builds`)
+	if err != nil {
+		return err
+	}
+	ended, err := idsOf(ctx, db, `SELECT id FROM v1_builds WHERE state IN ('succeeded', 'failed', 'cancelled')`)
+	if err != nil {
+		return err
+	}
+	w.operator.storeForgot(known, ended)
 	return nil
+}
+
+// storeForgot notes the attempts that a store which was put back does not know to
+// the end. Of those that were over it concludes from its slave's silence that
+// they may be released: it never hears of what they told since (P-absent).
+func (t *truth) storeForgot(released, over map[string]bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.restored = true
+	for id := range over {
+		t.over[id] = true
+	}
+	for id, a := range t.attempts {
+		a.storeBack = a.storeBack || !released[id]
+	}
 }
 
 func idsOf(ctx context.Context, db judge.DB, query string) (map[string]bool, error) {
@@ -182,17 +203,17 @@ func idsOf(ctx context.Context, db judge.DB, query string) (map[string]bool, err
 	return ids, rows.Err()
 }
 
-// storeForgot notes the builds that a store which was put back does not know to
-// the end.
-func (o *operator) storeForgot(ended map[string]bool) {
+// storeForgot notes the builds that a store which was put back does not know, and
+// forgets what people were told of those that it does not know to the end.
+func (o *operator) storeForgot(known, ended map[string]bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for id := range o.builds {
+		o.storeBack[id] = o.storeBack[id] || !known[id]
 		if !ended[id] {
-			o.storeBack[id] = true
+			delete(o.cancelled, id)
 		}
 	}
-	o.forgiving = true
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -201,7 +222,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func (t *truth) judged() map[string]*judge.Attempt {
 	all := make(map[string]*judge.Attempt, len(t.attempts))
 	for id, a := range t.attempts {
-		ja := &judge.Attempt{Slave: a.slave, Undone: a.undone, StoreBack: a.storeBack, Launches: a.launches, Order: a.order, Steps: make(map[string]*judge.Step, len(a.steps))}
+		ja := &judge.Attempt{Slave: a.slave, Undone: a.undone || t.over[id], StoreBack: a.storeBack, Launches: a.launches, Order: a.order, Steps: make(map[string]*judge.Step, len(a.steps))}
 		for step, s := range a.steps {
 			ja.Steps[step] = &judge.Step{Starts: s.starts, Exit: s.exit, Bytes: s.bytes, CRC: s.crc}
 		}
@@ -229,13 +250,10 @@ func (w *World) verdict(ctx context.Context) error {
 			return err
 		}
 		slaves = append(slaves, m)
-		if !w.operator.isForgiving() {
-			continue
-		}
 		for _, ts := range m.Tombstones {
-			// Nothing of it was ever started, so nobody noted that the store forgot it.
-			if attempts[ts.Attempt] == nil {
-				attempts[ts.Attempt] = &judge.Attempt{Slave: b.name, StoreBack: true}
+			// Nothing of it was ever started, so it is not among the others.
+			if w.truth.restored && attempts[ts.Attempt] == nil {
+				attempts[ts.Attempt] = &judge.Attempt{Slave: b.name, StoreBack: true, Undone: w.truth.over[ts.Attempt]}
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -78,9 +79,20 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 		func() (err error) {
 			// Settled attempts are read only if they are named: a build that
 			// was refused a thousand times costs what any other does.
-			named := slices.Clone(k.Attempts)
-			for i := range rows.Steps {
-				named = append(named, rows.Steps[i].Attempt)
+			wanted := make(map[lifecycle.BuildID]bool, len(k.Builds))
+			for _, id := range k.Builds {
+				wanted[id] = true
+			}
+			named := make(map[lifecycle.AttemptID]bool)
+			for _, a := range rows.Attempts {
+				if wanted[a.Build] {
+					named[a.ID] = true
+				}
+			}
+			for _, s := range rows.Steps {
+				if wanted[s.Build] {
+					named[s.Attempt] = true
+				}
 			}
 			rows.Records, err = loadRecords(ctx, t, k.Builds, unsettledByBuild, named)
 			return err
@@ -181,8 +193,8 @@ func (t *tx) loadKept(ctx context.Context, k store.Keys, into *store.Rows) error
 }
 
 // loadRecords reads builds with the attempts that a query finds by their build,
-// and those of these builds that are named.
-func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID, byBuild keyed, named []lifecycle.AttemptID) ([]*lifecycle.Record, error) {
+// and those of these builds that are named besides. It uses named up.
+func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID, byBuild keyed, named map[lifecycle.AttemptID]bool) ([]*lifecycle.Record, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
@@ -203,10 +215,10 @@ func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID, byBuil
 	if err != nil {
 		return nil, err
 	}
-	others := slices.DeleteFunc(slices.Clone(named), func(id lifecycle.AttemptID) bool {
-		return slices.ContainsFunc(attempts, func(a lifecycle.Attempt) bool { return a.ID == id })
-	})
-	if len(others) > 0 {
+	for i := range attempts {
+		delete(named, attempts[i].ID)
+	}
+	if others := slices.Sorted(maps.Keys(named)); len(others) > 0 {
 		rows, err = queryKeys(ctx, q, attemptsByID, others)
 		more, err := collect(rows, err, scanAttempt)
 		if err != nil {
@@ -220,9 +232,6 @@ func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID, byBuil
 	for i := range attempts {
 		a := &attempts[i]
 		r := byID[a.Build]
-		if r == nil {
-			continue // named, but of another build
-		}
 		attemptOf[a.ID] = a
 		r.Attempts = append(r.Attempts, a)
 		found = append(found, a.ID)
