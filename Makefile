@@ -7,7 +7,7 @@ MAKEFLAGS += --warn-undefined-variables
 MAKEFLAGS += --no-builtin-rules
 MAKEFLAGS += --no-print-directory
 
-# What may be given on the command line, as in `make sim YEARS=100 SEED=7`.
+# What may be given on the command line, as in `make sim YEARS=100 FROM=1000`.
 ONCE ?=
 YEARS ?=
 SEED ?=
@@ -83,8 +83,9 @@ test-e2e: deps ## Run the end-to-end tests with real processes; RUN=PATTERN
 	$(GOTEST) -v -timeout 30m -run '$(RUN)' ./cmd/internal/e2e/...
 
 .PHONY: sim
-sim: ## Run the simulation; YEARS=N slave-years, SEED=N to repeat one, LEDGER=FILE to go on later
-	@tools/sim.sh -v -run '$(RUN)' $(if $(YEARS),-sim.years=$(YEARS)) $(if $(SEED),-sim.seed=$(SEED)) \
+sim: ## Run the simulation; RUN=TestSimSparse|Dense|Wild, YEARS=N slave-years, FROM=SEED, SEED=N to repeat one, LEDGER=FILE to go on later
+	@tools/sim.sh $(if $(YEARS)$(SEED)$(FROM)$(LEDGER)$(filter-out .,$(RUN)),-v -run '$(RUN)') \
+		$(if $(YEARS),-sim.years=$(YEARS)) $(if $(SEED),-sim.seed=$(SEED)) \
 		$(if $(FROM),-sim.from=$(FROM)) $(if $(LEDGER),-sim.ledger=$(abspath $(LEDGER)))
 
 .PHONY: model

@@ -27,7 +27,7 @@ type chaosOptions struct {
 
 func newChaos(std stdio) *cobra.Command {
 	opts := chaosOptions{std: std}
-	cmd := command("chaos [--for DURATION] [--slaves N] [--seed N] [--faults LIST] [--dir DIR] [--self-test] [--json]", "Try holdfast on this machine and its disks, under faults",
+	cmd := command("chaos [--for DURATION] [--slaves N] [--seed N] [--faults LIST] [--dir DIR] [--self-test] [--keep] [--json]", "Try holdfast on this machine and its disks, under faults",
 		`Runs a master, slaves and builds as processes of this machine, cuts and stalls their network,
 kills and stops them, fills their disks, then heals everything, waits for all builds to end,
 and holds the record against what the steps themselves say they did.

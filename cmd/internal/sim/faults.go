@@ -221,6 +221,8 @@ func (d *driver) cableFault(kind Fault, c *cable) {
 		c.drop()
 	case Hang, HangUp, HangDown:
 		c.stall(kind != HangDown, kind != HangUp)
+	default:
+		panic("no fault of a cable: " + kind)
 	}
 	d.busy[c] = true
 	d.after(lasts, func() {
@@ -341,6 +343,9 @@ func (d *driver) masterFault(kind Fault) {
 		m.upgrade()
 	case MasterKill, BothKill:
 		stop = m.kill(d.w.cables())
+	case MasterStop:
+	default:
+		panic("no fault of a master: " + kind)
 	}
 	d.background(func() error {
 		stop()

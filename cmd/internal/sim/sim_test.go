@@ -155,7 +155,8 @@ func runSeed(t *testing.T, cfg Config, form shape) (report Report, held bool) {
 	cfg.Log = log.handler
 	report, err := live(t, form.of(cfg))
 	if err != nil {
-		replay := fmt.Sprintf("go test ./cmd/internal/sim -run '^%s$' -sim.seed=%d", strings.SplitN(t.Name(), "/", 2)[0], cfg.Seed)
+		flags := map[string]string{"the race detector": "-race ", "-short": "-short "}[scaledDown()]
+		replay := fmt.Sprintf("go test %s./cmd/internal/sim -run '^%s$' -sim.seed=%d", flags, strings.SplitN(t.Name(), "/", 2)[0], cfg.Seed)
 		t.Errorf("seed %d: %v\nlog: %s\nreplay: %s%s", cfg.Seed, err, log.save(t), replay, form.flag())
 		cfg.Log = slog.DiscardHandler
 		small := shrink(cfg, form, *shrinkFlag, func(c Config) bool {
