@@ -65,7 +65,7 @@ type DB interface {
 // Store checks the store by itself and against what the slaves remember and
 // what their steps wrote. Updates is how many updates they made.
 func Store(ctx context.Context, db DB, slaves []Memory, attempts map[string]*Attempt) (found Findings, updates int64, err error) {
-	stored, err := ids(ctx, db)
+	stored, err := IDs(ctx, db, `SELECT id FROM v1_attempts`)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -118,20 +118,20 @@ func Store(ctx context.Context, db DB, slaves []Memory, attempts map[string]*Att
 	return found, updates, nil
 }
 
-// ids are the attempts that the store knows.
-func ids(ctx context.Context, db DB) (map[string]bool, error) {
-	rows, err := db.QueryContext(ctx, `SELECT id FROM v1_attempts`)
+// IDs are what a query for ids finds.
+func IDs(ctx context.Context, db DB, query string) (map[string]bool, error) {
+	rows, err := db.QueryContext(ctx, query)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	known := make(map[string]bool)
+	ids := make(map[string]bool)
 	for rows.Next() {
 		var id string
 		if err := rows.Scan(&id); err != nil {
 			return nil, err
 		}
-		known[id] = true
+		ids[id] = true
 	}
-	return known, rows.Err()
+	return ids, rows.Err()
 }

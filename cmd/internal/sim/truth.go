@@ -150,20 +150,20 @@ func (w *World) storeForgot(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	released, err := idsOf(ctx, db, `SELECT id FROM v1_attempts WHERE released`)
+	released, err := judge.IDs(ctx, db, `SELECT id FROM v1_attempts WHERE released`)
 	if err != nil {
 		return err
 	}
-	over, err := idsOf(ctx, db, `SELECT id FROM v1_attempts WHERE NOT released AND finished_at IS NOT NULL`)
+	over, err := judge.IDs(ctx, db, `SELECT id FROM v1_attempts WHERE NOT released AND finished_at IS NOT NULL`)
 	if err != nil {
 		return err
 	}
 	w.truth.storeForgot(released, over)
-	known, err := idsOf(ctx, db, `SELECT id FROM v1_builds`)
+	known, err := judge.IDs(ctx, db, `SELECT id FROM v1_builds`)
 	if err != nil {
 		return err
 	}
-	ended, err := idsOf(ctx, db, `SELECT id FROM v1_builds WHERE state IN ('succeeded', 'failed', 'cancelled')`)
+	ended, err := judge.IDs(ctx, db, `SELECT id FROM v1_builds WHERE state IN ('succeeded', 'failed', 'cancelled')`)
 	if err != nil {
 		return err
 	}
@@ -184,23 +184,6 @@ func (t *truth) storeForgot(released, over map[string]bool) {
 	for id, a := range t.attempts {
 		a.storeBack = a.storeBack || !released[id]
 	}
-}
-
-func idsOf(ctx context.Context, db judge.DB, query string) (map[string]bool, error) {
-	rows, err := db.QueryContext(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	ids := make(map[string]bool)
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids[id] = true
-	}
-	return ids, rows.Err()
 }
 
 // storeForgot notes the builds that a store which was put back does not know, and
@@ -296,7 +279,7 @@ func (w *World) verdict(ctx context.Context) error {
 			w.report.Vague++
 		}
 	}
-	recovered, err := idsOf(ctx, db, `SELECT id FROM v1_builds WHERE recovered IS NOT NULL`)
+	recovered, err := judge.IDs(ctx, db, `SELECT id FROM v1_builds WHERE recovered IS NOT NULL`)
 	if err != nil {
 		return err
 	}
