@@ -18,6 +18,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"holdfast/journal"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 )
@@ -170,7 +172,7 @@ func TestCopyJournalOfStoppedAgent(t *testing.T) {
 		defer theirs.Close()
 		began := time.Now()
 		go func() { _, _ = theirs.Write(make([]byte, 100)) }() // and is stopped in the middle
-		err := copyTrailed(io.Discard, patientReader{ours})
+		err := copyTrailed(io.Discard, &patientReader{Conn: ours})
 		if !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != copyPatience {
 			t.Errorf("%v after %v", err, time.Since(began))
 		}
@@ -230,6 +232,36 @@ func TestCopyJournal(t *testing.T) {
 		if err := CopyJournal(t.Context(), dir, io.Discard); !errors.Is(err, ErrNotRunning) {
 			t.Errorf("dead agent: %v", err)
 		}
+	}
+}
+
+// An agent that ends while somebody waits in its queue is not running.
+func TestCopyJournalOfADyingAgent(t *testing.T) {
+	dir := t.TempDir()
+	l, err := listenSock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- CopyJournal(t.Context(), dir, io.Discard) }()
+	raw, err := l.(*net.UnixListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "somebody in the queue", func() bool {
+		var ready bool
+		if err := raw.Control(func(fd uintptr) {
+			p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+			n, _ := unix.Poll(p, 0)
+			ready = n == 1
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return ready
+	})
+	l.Close()
+	if err := <-done; !errors.Is(err, ErrNotRunning) {
+		t.Errorf("got %v", err)
 	}
 }
 

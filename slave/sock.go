@@ -50,6 +50,7 @@ func serveSock(ctx context.Context, dir string, snapshot func(io.Writer) error, 
 	}
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
+	defer l.Close() // nobody is left waiting in the queue of an agent that is gone
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	copies := make(chan struct{}, maxCopies)
@@ -128,21 +129,30 @@ func CopyJournal(ctx context.Context, dir string, w io.Writer) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	err = copyTrailed(w, patientReader{conn})
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	r := &patientReader{Conn: conn}
+	err = copyTrailed(w, r)
+	switch {
+	case errors.Is(err, syscall.ECONNRESET) && !r.heard: // the agent ended while we waited in its queue
+		return fmt.Errorf("%s: %w", dir, ErrNotRunning)
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("the agent that runs on %s has said nothing for %v (is it stopped, or its disk stuck?): %w", dir, copyPatience, err)
 	}
 	return err
 }
 
 // patientReader gives each read copyPatience.
-type patientReader struct{ net.Conn }
+type patientReader struct {
+	net.Conn
+	heard bool // at least a byte
+}
 
-func (r patientReader) Read(p []byte) (int, error) {
+func (r *patientReader) Read(p []byte) (int, error) {
 	if err := r.SetReadDeadline(time.Now().Add(copyPatience)); err != nil {
 		return 0, err
 	}
-	return r.Conn.Read(p)
+	n, err := r.Conn.Read(p)
+	r.heard = r.heard || n > 0
+	return n, err
 }
 
 // copyTrailed copies all but the trailer, which must be there.
