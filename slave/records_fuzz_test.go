@@ -132,8 +132,11 @@ func FuzzResume(f *testing.F) {
 			journal.Write{Stream: attempt, Drop: true}, journal.Write{Stream: tombstoneStream, Drop: true}, journal.Write{Stream: leftoverStream, Drop: true}, stream,
 			journal.Write{Stream: tombstoneStream, Puts: map[string][]byte{string(binary.BigEndian.AppendUint64(nil, 7)): tomb}},
 			journal.Write{Stream: leftoverStream, Puts: map[string][]byte{attempt: left}})
+		if errors.Is(err, journal.ErrInvalid) {
+			return // an empty value, say: no journal holds it
+		}
 		if err != nil {
-			t.Skip(err) // an empty value, say
+			t.Fatal(err)
 		}
 		agent.tombs, err = loadTombstones(agent.journal, 10)
 		ok := classed(err)
