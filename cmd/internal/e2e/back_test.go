@@ -32,6 +32,21 @@ func copyTree(t testing.TB, from, to string) {
 	}
 }
 
+// copyLive copies a directory that is in use. A file that went away meanwhile, as
+// those do that are renamed into place, is not in the copy.
+func copyLive(t testing.TB, from, to string) {
+	t.Helper()
+	out, err := exec.Command("cp", "-a", from, to).CombinedOutput()
+	if err == nil {
+		return
+	}
+	for line := range strings.Lines(string(out)) {
+		if !strings.HasSuffix(strings.TrimSpace(line), "No such file or directory") {
+			t.Fatalf("cp: %v: %s", err, out)
+		}
+	}
+}
+
 // backup stops the master, copies its store and starts it again.
 func (f *farm) backup() (restore func()) {
 	f.t.Helper()

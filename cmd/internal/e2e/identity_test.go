@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -67,9 +66,7 @@ func TestClone(t *testing.T) {
 		f.settled(f.submit("name: before\nsteps:\n  - {name: s, run: 'true'}\n"), 20*time.Second, "succeeded")
 		first.kill()
 		other := filepath.Join(f.dir, "slave-copy")
-		if out, err := exec.Command("cp", "-a", f.slaveDir("b1"), other).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
+		copyTree(t, f.slaveDir("b1"), other)
 		os.Remove(filepath.Join(other, "agent.sock"))
 		second := startDaemon(t, "b1-copy", "slave", "--data", other, "--name", "b1", "--master", f.link.addr)
 		first.start()
@@ -94,9 +91,11 @@ func TestClone(t *testing.T) {
 		first := f.slave("b1")
 		f.settled(f.submit("name: before\nsteps:\n  - {name: s, run: 'true'}\n"), 20*time.Second, "succeeded")
 		other := filepath.Join(f.dir, "slave-copy")
-		if out, err := exec.Command("cp", "-a", f.slaveDir("b1"), other).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
+		eventually(t, 20*time.Second, "nothing of the build is left to be removed", func() bool {
+			left, err := os.ReadDir(filepath.Join(f.slaveDir("b1"), "attempts"))
+			return err == nil && len(left) == 0
+		})
+		copyTree(t, f.slaveDir("b1"), other)
 		os.Remove(filepath.Join(other, "agent.sock"))
 		second := startDaemon(t, "b1-copy", "slave", "--data", other, "--name", "b1", "--master", f.link.addr)
 		t.Cleanup(func() { killMarked(other) })
@@ -122,9 +121,7 @@ func TestClone(t *testing.T) {
 		id := f.submit(fmt.Sprintf("name: copied\nsteps:\n  - {name: s, run: 'echo begun >> %[1]s; sleep 8; echo ended >> %[1]s'}\n", witness))
 		eventually(t, 20*time.Second, "the step runs", func() bool { b, _ := os.ReadFile(witness); return len(b) > 0 })
 		other := filepath.Join(f.dir, "slave-copy")
-		if out, err := exec.Command("cp", "-a", f.slaveDir("b1"), other).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
+		copyLive(t, f.slaveDir("b1"), other)
 		os.Remove(filepath.Join(other, "agent.sock"))
 		startDaemon(t, "b1-copy", "slave", "--data", other, "--name", "b1", "--master", f.link.addr)
 		t.Cleanup(func() { killMarked(other) })
