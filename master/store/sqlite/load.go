@@ -10,6 +10,7 @@ import (
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/store"
+	"holdfast/master/store/columns"
 )
 
 // tx is the write transaction that is open on the writer.
@@ -45,29 +46,29 @@ func queryKeys[K ~string](ctx context.Context, q querier, by keyed, keys []K) (*
 	if len(keys) == 1 {
 		return q.query(ctx, by.one, string(keys[0]))
 	}
-	return q.query(ctx, by.many, text(keys))
+	return q.query(ctx, by.many, columns.JSON(keys))
 }
 
 var (
-	slavesByInstance = byKey(`SELECT `+slaveColumns+` FROM slaves s WHERE s.instance`, ``)
-	slavesByName     = byKey(`SELECT `+slaveColumns+` FROM slaves s WHERE s.name`, ``)
+	slavesByInstance = byKey(`SELECT `+columns.Slave+` FROM slaves s WHERE s.instance`, ``)
+	slavesByName     = byKey(`SELECT `+columns.Slave+` FROM slaves s WHERE s.name`, ``)
 	streamsByAttempt = byKey(streams+`WHERE a.id`, ``)
 	streamsByHolder  = byKey(streams+`WHERE a.released = 0 AND a.instance`, ``)
-	logsByStep       = byKey(`SELECT s.id, a.id, a.build_id, a.instance, s.log_state, s.log_mark, s.log_crc, s.log_bytes
+	logsByStep       = byKey(`SELECT `+columns.StepLog+`
 		FROM steps s JOIN attempts a ON a.id = s.attempt_id WHERE s.id`, ``)
-	requestsByKey     = byKey(`SELECT key, kind, body, build_id, result, at_us FROM requests WHERE key`, ``)
-	refusalsByAttempt = byKey(`SELECT attempt_id, seq, step_id, byte_offset, epoch, why, at_us FROM refused_frames WHERE attempt_id`, ``)
-	buildsByID        = byKey(`SELECT `+buildColumns+` FROM builds WHERE id`, ``)
-	attemptsByID      = byKey(`SELECT `+attemptColumns+` FROM attempts a WHERE a.id`, ``)
-	attemptsByBuild   = byKey(`SELECT `+attemptColumns+` FROM attempts a WHERE a.build_id`, ` ORDER BY a.build_id, a.number`)
+	requestsByKey     = byKey(`SELECT `+columns.Request+` FROM requests WHERE key`, ``)
+	refusalsByAttempt = byKey(`SELECT `+columns.Refused+` FROM refused_frames WHERE attempt_id`, ``)
+	buildsByID        = byKey(`SELECT `+columns.Build+` FROM builds WHERE id`, ``)
+	attemptsByID      = byKey(`SELECT `+columns.Attempt+` FROM attempts a WHERE a.id`, ``)
+	attemptsByBuild   = byKey(`SELECT `+columns.Attempt+` FROM attempts a WHERE a.build_id`, ` ORDER BY a.build_id, a.number`)
 	// unsettledByBuild finds what rules need to see, by the index attempts_unsettled.
-	unsettledByBuild = byKey(`SELECT `+attemptColumns+` FROM attempts a INDEXED BY attempts_unsettled
+	unsettledByBuild = byKey(`SELECT `+columns.Attempt+` FROM attempts a INDEXED BY attempts_unsettled
 		WHERE (a.released = 0 OR a.started_us IS NOT NULL OR a.set_aside = 1) AND a.build_id`, ` ORDER BY a.build_id, a.number`)
-	stepsByAttempt = byKey(`SELECT `+stepColumns+` FROM steps s WHERE s.attempt_id`, ` ORDER BY s.attempt_id, s.number`)
+	stepsByAttempt = byKey(`SELECT `+columns.Step+` FROM steps s WHERE s.attempt_id`, ` ORDER BY s.attempt_id, s.number`)
 )
 
 // streams are the light rows of attempts.
-const streams = `SELECT a.id, a.build_id, a.instance, a.state, a.mark, a.chain FROM attempts a `
+const streams = `SELECT ` + columns.Stream + ` FROM attempts a `
 
 // Load reads rows in one statement for each kind. There is no other writer, so
 // nothing need be locked.
@@ -109,7 +110,7 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 func (t *tx) loadSlaves(ctx context.Context, k store.Keys, into *store.Rows) error {
 	seen := map[lifecycle.InstanceID]bool{}
 	add := func(rows *sql.Rows, err error) error {
-		slaves, err := collect(rows, err, scanSlave)
+		slaves, err := collect(rows, err, columns.ScanSlave)
 		for _, s := range slaves {
 			if !seen[s.Instance] {
 				seen[s.Instance] = true
@@ -119,7 +120,7 @@ func (t *tx) loadSlaves(ctx context.Context, k store.Keys, into *store.Rows) err
 		return err
 	}
 	if k.Sessions {
-		if err := add(t.query(ctx, `SELECT `+slaveColumns+` FROM slaves s WHERE s.connected = 1`)); err != nil {
+		if err := add(t.query(ctx, `SELECT `+columns.Slave+` FROM slaves s WHERE s.connected = 1`)); err != nil {
 			return err
 		}
 	}
@@ -136,18 +137,15 @@ func (t *tx) loadSlaves(ctx context.Context, k store.Keys, into *store.Rows) err
 
 // loadStreams reads the light rows.
 func (t *tx) loadStreams(ctx context.Context, k store.Keys, into *store.Rows) error {
-	scan := func(r row, a *store.AttemptRow) error {
-		return r.Scan(&a.ID, &a.Build, &a.Instance, &a.State, &a.Mark, &a.Chain)
-	}
 	if len(k.Attempts) > 0 {
 		rows, err := queryKeys(ctx, t, streamsByAttempt, k.Attempts)
-		if into.Attempts, err = collect(rows, err, scan); err != nil {
+		if into.Attempts, err = collect(rows, err, columns.ScanStream); err != nil {
 			return err
 		}
 	}
 	if len(k.Holders) > 0 {
 		rows, err := queryKeys(ctx, t, streamsByHolder, k.Holders)
-		held, err := collect(rows, err, scan)
+		held, err := collect(rows, err, columns.ScanStream)
 		if err != nil {
 			return err
 		}
@@ -163,9 +161,7 @@ func (t *tx) loadStreams(ctx context.Context, k store.Keys, into *store.Rows) er
 	}
 	if len(k.Steps) > 0 {
 		rows, err := queryKeys(ctx, t, logsByStep, k.Steps)
-		into.Steps, err = collect(rows, err, func(r row, s *store.StepRow) error {
-			return r.Scan(&s.ID, &s.Attempt, &s.Build, &s.Instance, &s.LogState, &s.LogMark, &s.LogCRC, &s.LogBytes)
-		})
+		into.Steps, err = collect(rows, err, columns.ScanStepLog)
 		return err
 	}
 	return nil
@@ -175,18 +171,14 @@ func (t *tx) loadStreams(ctx context.Context, k store.Keys, into *store.Rows) er
 func (t *tx) loadKept(ctx context.Context, k store.Keys, into *store.Rows) error {
 	if len(k.Requests) > 0 {
 		rows, err := queryKeys(ctx, t, requestsByKey, k.Requests)
-		into.Requests, err = collect(rows, err, func(r row, q *store.Request) error {
-			return r.Scan(&q.Key, &q.Kind, &q.Body, &q.Build, &q.Result, us{&q.At})
-		})
+		into.Requests, err = collect(rows, err, columns.ScanRequest)
 		if err != nil {
 			return err
 		}
 	}
 	if len(k.Refusals) > 0 {
 		rows, err := queryKeys(ctx, t, refusalsByAttempt, k.Refusals)
-		into.Refusals, err = collect(rows, err, func(r row, f *store.RefusedFrame) error {
-			return r.Scan(&f.Attempt, &f.Seq, &f.Step, &f.Offset, &f.Epoch, &f.Why, us{&f.At})
-		})
+		into.Refusals, err = collect(rows, err, columns.ScanRefused)
 		return err
 	}
 	return nil
@@ -199,19 +191,12 @@ func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID, byBuil
 		return nil, nil
 	}
 	rows, err := queryKeys(ctx, q, buildsByID, ids)
-	builds, err := collect(rows, err, scanBuild)
+	builds, err := collect(rows, err, columns.ScanBuild)
 	if err != nil {
 		return nil, err
 	}
-	records := make([]*lifecycle.Record, len(builds))
-	byID := make(map[lifecycle.BuildID]*lifecycle.Record, len(builds))
-	for i := range builds {
-		records[i] = &lifecycle.Record{Build: builds[i]}
-		byID[builds[i].ID] = records[i]
-	}
-
 	rows, err = queryKeys(ctx, q, byBuild, ids)
-	attempts, err := collect(rows, err, scanAttempt)
+	attempts, err := collect(rows, err, columns.ScanAttempt)
 	if err != nil {
 		return nil, err
 	}
@@ -220,50 +205,35 @@ func loadRecords(ctx context.Context, q querier, ids []lifecycle.BuildID, byBuil
 	}
 	if others := slices.Sorted(maps.Keys(named)); len(others) > 0 {
 		rows, err = queryKeys(ctx, q, attemptsByID, others)
-		more, err := collect(rows, err, scanAttempt)
+		more, err := collect(rows, err, columns.ScanAttempt)
 		if err != nil {
 			return nil, err
 		}
 		attempts = append(attempts, more...)
-		slices.SortStableFunc(attempts, func(a, b lifecycle.Attempt) int { return a.Number - b.Number })
 	}
-	attemptOf := make(map[lifecycle.AttemptID]*lifecycle.Attempt, len(attempts))
-	var found []lifecycle.AttemptID
+	if len(attempts) == 0 {
+		return columns.Records(builds, nil, nil), nil
+	}
+	found := make([]lifecycle.AttemptID, len(attempts))
 	for i := range attempts {
-		a := &attempts[i]
-		r := byID[a.Build]
-		attemptOf[a.ID] = a
-		r.Attempts = append(r.Attempts, a)
-		found = append(found, a.ID)
-	}
-	if len(found) == 0 {
-		return records, nil
-	}
-
-	type attemptStep struct {
-		attempt lifecycle.AttemptID
-		step    lifecycle.Step
+		found[i] = attempts[i].ID
 	}
 	rows, err = queryKeys(ctx, q, stepsByAttempt, found)
-	steps, err := collect(rows, err, func(r row, s *attemptStep) error { return scanStep(r, &s.attempt, &s.step) })
+	steps, err := collect(rows, err, columns.ScanStep)
 	if err != nil {
 		return nil, err
 	}
-	for i := range steps {
-		a := attemptOf[steps[i].attempt]
-		a.Steps = append(a.Steps, steps[i].step)
-	}
-	return records, nil
+	return columns.Records(builds, attempts, steps), nil
 }
 
 // Frame finds the frame that holds an update.
 func (t *tx) Frame(ctx context.Context, id lifecycle.AttemptID, seq lifecycle.Seq) (f store.Frame, ok bool, err error) {
-	stmt, err := t.s.prepare(ctx, `SELECT attempt_id, first_seq, last_seq, crc_before, crc_after, gap, why, received_us, data
+	stmt, err := t.s.prepare(ctx, `SELECT `+columns.Frame+`
 		FROM frames WHERE attempt_id = ? AND first_seq <= ? ORDER BY first_seq DESC LIMIT 1`)
 	if err != nil {
 		return f, false, classify(err)
 	}
-	err = stmt.QueryRowContext(ctx, string(id), int64(seq)).Scan(&f.Attempt, &f.First, &f.Last, &f.CRCBefore, &f.CRCAfter, &f.Gap, &f.Why, us{&f.Received}, &f.Data)
+	err = columns.ScanFrame(stmt.QueryRowContext(ctx, string(id), int64(seq)), &f)
 	if errors.Is(err, sql.ErrNoRows) {
 		return f, false, nil
 	}
@@ -271,12 +241,12 @@ func (t *tx) Frame(ctx context.Context, id lifecycle.AttemptID, seq lifecycle.Se
 }
 
 // endsQuery finds the ends of an instance by the index attempts_ended.
-const endsQuery = `SELECT ` + attemptColumns + ` FROM attempts a
+const endsQuery = `SELECT ` + columns.Attempt + ` FROM attempts a
 	WHERE a.instance = ? AND a.finished_us >= ? AND a.finished_us IS NOT NULL`
 
 // Ends returns the attempts of an instance that have ended since.
 func (t *tx) Ends(ctx context.Context, id lifecycle.InstanceID, since time.Time) ([]lifecycle.Attempt, error) {
 	rows, err := t.query(ctx, endsQuery, string(id), since.UnixMicro())
-	ends, err := collect(rows, err, scanAttempt)
+	ends, err := collect(rows, err, columns.ScanAttempt)
 	return ends, classify(err)
 }

@@ -9,6 +9,7 @@ import (
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/store"
+	"holdfast/master/store/columns"
 )
 
 // The queue is read by what builds require of a slave, so that a hundred
@@ -29,17 +30,8 @@ func (s *Store) Requirements(ctx context.Context) ([]map[string]string, error) {
 	return list, classify(err)
 }
 
-func scanRequires(r row, requires *map[string]string) error { return r.Scan(requirements{requires}) }
-
-// requirements is a column of that kind.
-type requirements struct{ m *map[string]string }
-
-// Scan implements sql.Scanner.
-func (r requirements) Scan(v any) (err error) {
-	if *r.m, err = store.DecodeRequires(fmt.Sprint(v)); err != nil {
-		return fmt.Errorf("%w: %w", store.ErrPoison, err)
-	}
-	return nil
+func scanRequires(r columns.Row, requires *map[string]string) error {
+	return r.Scan(columns.Requires{M: requires})
 }
 
 // due is true of a build that does not back off, as lifecycle.Build.BacksOff has
@@ -49,9 +41,9 @@ const due = `(not_before_us IS NULL OR not_before_us <= ? OR not_before_us - 2 *
 // The statements of Queue, for one set of requirements. Without the hint SQLite
 // sorts all queued builds for each look at the first few.
 const (
-	queueQuery = `SELECT priority, n, ` + buildColumnsWithoutSpec + ` FROM builds INDEXED BY builds_queue
+	queueQuery = `SELECT priority, n, ` + columns.BuildWithoutSpec + ` FROM builds INDEXED BY builds_queue
 		WHERE state = 'queued' AND requires = ? ORDER BY priority DESC, n LIMIT ?`
-	readyQuery = `SELECT priority, n, ` + buildColumnsWithoutSpec + ` FROM builds INDEXED BY builds_queue
+	readyQuery = `SELECT priority, n, ` + columns.BuildWithoutSpec + ` FROM builds INDEXED BY builds_queue
 		WHERE state = 'queued' AND requires = ? AND wait <> 'accept' AND ` + due + `
 		ORDER BY priority DESC, n LIMIT ?`
 )
@@ -64,11 +56,11 @@ type queued struct {
 
 // placeRow scans two columns into place and leaves the rest to another.
 type placeRow struct {
-	row
+	columns.Row
 	place []any
 }
 
-func (p placeRow) Scan(into ...any) error { return p.row.Scan(append(p.place, into...)...) }
+func (p placeRow) Scan(into ...any) error { return p.Row.Scan(append(p.place, into...)...) }
 
 // Queue returns the first queued builds.
 func (s *Store) Queue(ctx context.Context, f store.QueueFilter) ([]lifecycle.Build, error) {
@@ -86,8 +78,8 @@ func (s *Store) Queue(ctx context.Context, f store.QueueFilter) ([]lifecycle.Bui
 			query, args = readyQuery, []any{store.EncodeRequires(requires), f.Ready.UnixMicro(), f.Ready.UnixMicro(), f.Limit}
 		}
 		rows, err := s.query(ctx, query, args...)
-		builds, err := collect(rows, err, func(r row, q *queued) error {
-			return scanBuild(placeRow{r, []any{&q.priority, &q.n}}, &q.build)
+		builds, err := collect(rows, err, func(r columns.Row, q *queued) error {
+			return columns.ScanBuild(placeRow{r, []any{&q.priority, &q.n}}, &q.build)
 		})
 		if err != nil {
 			return nil, classify(err)
@@ -127,8 +119,8 @@ const (
 // Waiting returns queued builds by what they wait for.
 func (s *Store) Waiting(ctx context.Context, f store.WaitingFilter) ([]store.Waiting, error) {
 	ready := f.Ready.UnixMicro()
-	scan := func(r row, w *store.Waiting) error { return r.Scan(&w.ID, requirements{&w.Requires}) }
-	causes := text(slices.DeleteFunc(slices.Clone(f.Causes), func(c lifecycle.WaitCause) bool { return c == lifecycle.WaitBackoff }))
+	scan := func(r columns.Row, w *store.Waiting) error { return r.Scan(&w.ID, columns.Requires{M: &w.Requires}) }
+	causes := columns.JSON(slices.DeleteFunc(slices.Clone(f.Causes), func(c lifecycle.WaitCause) bool { return c == lifecycle.WaitBackoff }))
 	query, args := waitingQuery, []any{causes, ready, ready, f.Limit}
 	var only any
 	if f.Requires != nil {
@@ -151,7 +143,7 @@ func (s *Store) Waiting(ctx context.Context, f store.WaitingFilter) ([]store.Wai
 
 // NextReady returns when the next back-off ends.
 func (s *Store) NextReady(ctx context.Context, after time.Time) (next time.Time, err error) {
-	err = s.reader.QueryRowContext(ctx, nextReadyQuery, after.UnixMicro()).Scan(us{&next})
+	err = s.reader.QueryRowContext(ctx, nextReadyQuery, after.UnixMicro()).Scan(columns.Time{T: &next})
 	return next, classify(err)
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/store"
+	"holdfast/master/store/columns"
 )
 
 // snapshot runs read in one read transaction: all it sees is of one moment,
@@ -114,7 +115,7 @@ func (s *Store) BuildOf(ctx context.Context, id lifecycle.AttemptID) (lifecycle.
 func (s *Store) Builds(ctx context.Context, f store.BuildFilter) ([]lifecycle.Build, error) {
 	query, args := buildsQuery(f)
 	rows, err := s.query(ctx, query, args...)
-	builds, err := collect(rows, err, scanBuild)
+	builds, err := collect(rows, err, columns.ScanBuild)
 	return builds, classify(err)
 }
 
@@ -134,11 +135,11 @@ func buildsQuery(f store.BuildFilter) (string, []any) {
 			args = append(args, string(state))
 		}
 	}
-	columns := buildColumns
+	what := columns.Build
 	if f.WithoutSpec {
-		columns = buildColumnsWithoutSpec
+		what = columns.BuildWithoutSpec
 	}
-	query := `SELECT ` + columns + ` FROM builds`
+	query := `SELECT ` + what + ` FROM builds`
 	if len(where) > 0 {
 		query += ` WHERE ` + strings.Join(where, ` AND `)
 	}
@@ -152,10 +153,10 @@ func buildsQuery(f store.BuildFilter) (string, []any) {
 // Slaves returns the slaves that hold their names, and those that lost theirs
 // but not their attempts.
 func (s *Store) Slaves(ctx context.Context) ([]store.Slave, error) {
-	rows, err := s.query(ctx, `SELECT `+slaveColumns+` FROM slaves s
+	rows, err := s.query(ctx, `SELECT `+columns.Slave+` FROM slaves s
 		WHERE s.holds_name = 1 OR EXISTS (SELECT 1 FROM attempts a WHERE a.instance = s.instance AND a.slot = 1)
 		ORDER BY s.name, s.holds_name DESC, s.instance`)
-	slaves, err := collect(rows, err, scanSlave)
+	slaves, err := collect(rows, err, columns.ScanSlave)
 	return slaves, classify(err)
 }
 
@@ -169,7 +170,7 @@ func (s *Store) Flaps(ctx context.Context, since time.Time) (map[string]int, err
 		n     int
 	}
 	rows, err := s.query(ctx, flapsQuery, since.UnixMicro())
-	list, err := collect(rows, err, func(r row, f *flaps) error { return r.Scan(&f.slave, &f.n) })
+	list, err := collect(rows, err, func(r columns.Row, f *flaps) error { return r.Scan(&f.slave, &f.n) })
 	if err != nil {
 		return nil, classify(err)
 	}
@@ -182,8 +183,8 @@ func (s *Store) Flaps(ctx context.Context, since time.Time) (map[string]int, err
 
 // Slave returns one slave.
 func (s *Store) Slave(ctx context.Context, id lifecycle.InstanceID) (store.Slave, error) {
-	rows, err := s.query(ctx, `SELECT `+slaveColumns+` FROM slaves s WHERE s.instance = ?`, string(id))
-	slaves, err := collect(rows, err, scanSlave)
+	rows, err := s.query(ctx, `SELECT `+columns.Slave+` FROM slaves s WHERE s.instance = ?`, string(id))
+	slaves, err := collect(rows, err, columns.ScanSlave)
 	switch {
 	case err != nil:
 		return store.Slave{}, classify(err)
@@ -208,7 +209,7 @@ func (s *Store) Wants(ctx context.Context, session store.Session) ([]store.Want,
 	var wants []store.Want
 	err := s.snapshot(ctx, func(q querier) error {
 		rows, err := q.query(ctx, epochQuery, string(session.Instance), int64(session.Epoch))
-		current, err := collect(rows, err, func(r row, one *int) error { return r.Scan(one) })
+		current, err := collect(rows, err, func(r columns.Row, one *int) error { return r.Scan(one) })
 		if err != nil {
 			return err
 		}
@@ -216,7 +217,7 @@ func (s *Store) Wants(ctx context.Context, session store.Session) ([]store.Want,
 			return store.ErrFenced
 		}
 		rows, err = q.query(ctx, heldQuery, string(session.Instance))
-		attempts, err := collect(rows, err, func(r row, h *held) error { return r.Scan(&h.attempt, &h.build) })
+		attempts, err := collect(rows, err, func(r columns.Row, h *held) error { return r.Scan(&h.attempt, &h.build) })
 		if err != nil || len(attempts) == 0 {
 			return err
 		}
@@ -245,7 +246,7 @@ func (s *Store) Wants(ctx context.Context, session store.Session) ([]store.Want,
 
 // absenteesQuery starts from the slaves that are away: there are fewer of them
 // than attempts, and attempts_live leads to theirs.
-const absenteesQuery = `SELECT a.id, a.build_id, a.state, a.instance, s.name, s.epoch, s.since_us, b.policy
+const absenteesQuery = `SELECT ` + columns.Absentee + `
 	FROM slaves s
 	CROSS JOIN attempts a INDEXED BY attempts_live ON a.instance = s.instance AND a.state IN ('assigned', 'running')
 	JOIN builds b ON b.id = a.build_id
@@ -254,31 +255,21 @@ const absenteesQuery = `SELECT a.id, a.build_id, a.state, a.instance, s.name, s.
 // Absentees returns the live attempts of slaves that are away.
 func (s *Store) Absentees(ctx context.Context) ([]store.Absentee, error) {
 	rows, err := s.query(ctx, absenteesQuery)
-	list, err := collect(rows, err, func(r row, a *store.Absentee) error {
-		var policy string
-		if err := r.Scan(&a.Attempt, &a.Build, &a.State, &a.Instance, &a.Slave, &a.Epoch, us{&a.AwaySince}, &policy); err != nil {
-			return err
-		}
-		var err error
-		if a.Policy, err = store.DecodePolicy(policy); err != nil {
-			return fmt.Errorf("%w: build %s: %w", store.ErrPoison, a.Build, err)
-		}
-		return nil
-	})
+	list, err := collect(rows, err, columns.ScanAbsentee)
 	return list, classify(err)
 }
 
 // Events returns numbered events after since.
 func (s *Store) Events(ctx context.Context, since uint64, limit int) ([]lifecycle.Event, error) {
-	rows, err := s.query(ctx, `SELECT `+eventColumns+` FROM events WHERE n > ? ORDER BY n LIMIT ?`, int64(min(since, 1<<62)), limit)
-	events, err := collect(rows, err, scanEvent)
+	rows, err := s.query(ctx, `SELECT `+columns.Event+` FROM events WHERE n > ? ORDER BY n LIMIT ?`, int64(min(since, 1<<62)), limit)
+	events, err := collect(rows, err, columns.ScanEvent)
 	return events, classify(err)
 }
 
 // BuildEvents returns all events of a build.
 func (s *Store) BuildEvents(ctx context.Context, id lifecycle.BuildID) ([]lifecycle.Event, error) {
-	rows, err := s.query(ctx, `SELECT `+eventColumns+` FROM events WHERE build_id = ? AND n IS NOT NULL ORDER BY n`, string(id))
-	events, err := collect(rows, err, scanEvent)
+	rows, err := s.query(ctx, `SELECT `+columns.Event+` FROM events WHERE build_id = ? AND n IS NOT NULL ORDER BY n`, string(id))
+	events, err := collect(rows, err, columns.ScanEvent)
 	return events, classify(err)
 }
 
@@ -294,16 +285,14 @@ func (s *Store) NewestEvent(ctx context.Context) (uint64, error) {
 
 // Waits returns the wait ledger of a build.
 func (s *Store) Waits(ctx context.Context, id lifecycle.BuildID) ([]store.Wait, error) {
-	rows, err := s.query(ctx, `SELECT number, cause, from_us, to_us FROM waits WHERE build_id = ? ORDER BY number`, string(id))
-	waits, err := collect(rows, err, func(r row, w *store.Wait) error {
-		return r.Scan(&w.Number, &w.Cause, us{&w.From}, us{&w.To})
-	})
+	rows, err := s.query(ctx, `SELECT `+columns.Wait+` FROM waits WHERE build_id = ? ORDER BY number`, string(id))
+	waits, err := collect(rows, err, columns.ScanWait)
 	return waits, classify(err)
 }
 
 // logQuery begins with the chunk that holds the offset, which is the last one
 // that does not begin after it.
-const logQuery = `SELECT byte_offset, raw_len, codec, crc, marks, data FROM log_chunks
+const logQuery = `SELECT ` + columns.Chunk + ` FROM log_chunks
 	WHERE step_id = ?1 AND byte_offset >= coalesce(
 		(SELECT max(byte_offset) FROM log_chunks WHERE step_id = ?1 AND byte_offset <= ?2), 0)
 	ORDER BY byte_offset`
@@ -318,15 +307,11 @@ func (s *Store) Log(ctx context.Context, step lifecycle.StepID, from int64, maxB
 	var chunks []store.LogChunk
 	for size := 0; rows.Next() && (len(chunks) == 0 || size < maxBytes); {
 		var c store.LogChunk
-		var marks []byte
-		if err := rows.Scan(&c.Offset, &c.RawLen, &c.Codec, &c.CRC, &marks, &c.Data); err != nil {
-			return nil, classify(err)
+		if err := columns.ScanChunk(rows, &c); err != nil {
+			return nil, fmt.Errorf("step %s: %w", step, classify(err))
 		}
 		if c.Offset+int64(c.RawLen) <= from {
 			continue // ends at a gap before the offset
-		}
-		if c.Marks, err = store.DecodeMarks(marks); err != nil {
-			return nil, fmt.Errorf("%w: log of step %s at %d: %w", store.ErrPoison, step, c.Offset, err)
 		}
 		size += len(c.Data)
 		chunks = append(chunks, c)

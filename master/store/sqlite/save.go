@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 
-	"holdfast/master/lifecycle"
 	"holdfast/master/store"
+	"holdfast/master/store/columns"
 )
 
 // Save writes a group, one prepared statement for each kind of row. Nothing is
@@ -85,10 +85,10 @@ func (t *tx) saveSlaves(ctx context.Context, w *store.Writes) error {
 			refused_us = excluded.refused_us, refused_why = excluded.refused_why,
 			slots_freed = excluded.slots_freed, start_id = excluded.start_id,
 			released_us = excluded.released_us`,
-			string(s.Instance), s.Name, flag(s.HoldsName), flag(s.Connected), micros(s.Since), int64(s.Epoch), int64(s.Incarnation),
-			s.BootID, s.Fingerprint, s.JournalID, s.Master, s.AgentVersion, list(s.Features), object(s.Labels), object(s.Host), s.Slots, micros(s.FirstSeen),
-			flag(s.Drained), micros(s.DrainedAt), s.DrainReason, micros(s.Quarantined), s.QuarantineReason, micros(s.RefusedAt), s.RefusedWhy,
-			int64(s.Freed), s.StartID, micros(s.ReleasedAt))
+			string(s.Instance), s.Name, columns.Flag(s.HoldsName), columns.Flag(s.Connected), columns.Micros(s.Since), int64(s.Epoch), int64(s.Incarnation),
+			s.BootID, s.Fingerprint, s.JournalID, s.Master, s.AgentVersion, columns.List(s.Features), columns.Object(s.Labels), columns.Object(s.Host), s.Slots, columns.Micros(s.FirstSeen),
+			columns.Flag(s.Drained), columns.Micros(s.DrainedAt), s.DrainReason, columns.Micros(s.Quarantined), s.QuarantineReason, columns.Micros(s.RefusedAt), s.RefusedWhy,
+			int64(s.Freed), s.StartID, columns.Micros(s.ReleasedAt))
 		if err != nil {
 			return fmt.Errorf("slave %s: %w", s.Name, err)
 		}
@@ -113,21 +113,6 @@ func (t *tx) count(ctx context.Context, counter string, k int) (last int64, err 
 	return last, nil
 }
 
-// list and object are values of JSON columns: empty, never null.
-func list(l []string) string {
-	if len(l) == 0 {
-		return "[]"
-	}
-	return text(l)
-}
-
-func object(m map[string]string) string {
-	if len(m) == 0 {
-		return "{}"
-	}
-	return text(m)
-}
-
 func (t *tx) saveBuilds(ctx context.Context, w *store.Writes) error {
 	newest, err := t.count(ctx, "builds", len(w.NewBuilds))
 	if err != nil {
@@ -136,13 +121,13 @@ func (t *tx) saveBuilds(ctx context.Context, w *store.Writes) error {
 	for i := range w.NewBuilds {
 		b := &w.NewBuilds[i]
 		n := newest - int64(len(w.NewBuilds)-1-i)
-		err := t.s.exec(ctx, `INSERT INTO builds (n, priority, requires, `+buildColumns+`)
+		err := t.s.exec(ctx, `INSERT INTO builds (n, priority, requires, `+columns.Build+`)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			n, b.Policy.Priority, store.EncodeRequires(b.Policy.Requires), string(b.ID), b.Name, string(b.Spec), store.EncodePolicy(b.Policy), b.Reason, b.Submitter,
 			string(b.State), string(b.Cause), b.Detail, string(b.Wait),
-			micros(b.Created), micros(b.Queued), micros(b.NotBefore), b.Backoff.Microseconds(), micros(b.Started), micros(b.Finished),
-			b.TransientFailures, b.Granted, lostBy(b), b.WaitNumber, micros(b.WaitFrom),
-			b.Attempts, b.NeutralEnds, store.EncodeRefusals(b.RefusedBy), micros(b.Settled), b.Recovered)
+			columns.Micros(b.Created), columns.Micros(b.Queued), columns.Micros(b.NotBefore), b.Backoff.Microseconds(), columns.Micros(b.Started), columns.Micros(b.Finished),
+			b.TransientFailures, b.Granted, columns.List(b.LostBy), b.WaitNumber, columns.Micros(b.WaitFrom),
+			b.Attempts, b.NeutralEnds, store.EncodeRefusals(b.RefusedBy), columns.Micros(b.Settled), b.Recovered)
 		if err != nil {
 			return fmt.Errorf("build %s: %w", b.ID, err)
 		}
@@ -154,22 +139,14 @@ func (t *tx) saveBuilds(ctx context.Context, w *store.Writes) error {
 			transient_failures = ?, granted = ?, lost_by = ?, wait_number = ?, wait_from_us = ?,
 			attempts = ?, neutral_ends = ?, refused_by = ?, settled_us = ? WHERE id = ?`,
 			string(b.State), string(b.Cause), b.Detail, string(b.Wait),
-			micros(b.Queued), micros(b.NotBefore), b.Backoff.Microseconds(), micros(b.Started), micros(b.Finished), b.Policy.Priority, store.EncodeRequires(b.Policy.Requires), store.EncodePolicy(b.Policy),
-			b.TransientFailures, b.Granted, lostBy(b), b.WaitNumber, micros(b.WaitFrom),
-			b.Attempts, b.NeutralEnds, store.EncodeRefusals(b.RefusedBy), micros(b.Settled), string(b.ID))
+			columns.Micros(b.Queued), columns.Micros(b.NotBefore), b.Backoff.Microseconds(), columns.Micros(b.Started), columns.Micros(b.Finished), b.Policy.Priority, store.EncodeRequires(b.Policy.Requires), store.EncodePolicy(b.Policy),
+			b.TransientFailures, b.Granted, columns.List(b.LostBy), b.WaitNumber, columns.Micros(b.WaitFrom),
+			b.Attempts, b.NeutralEnds, store.EncodeRefusals(b.RefusedBy), columns.Micros(b.Settled), string(b.ID))
 		if err != nil {
 			return fmt.Errorf("build %s: %w", b.ID, err)
 		}
 	}
 	return nil
-}
-
-// lostBy is the value of that column; an empty list is [].
-func lostBy(b *lifecycle.Build) string {
-	if len(b.LostBy) == 0 {
-		return "[]"
-	}
-	return text(b.LostBy)
 }
 
 func (t *tx) saveAttempts(ctx context.Context, w *store.Writes) error {
@@ -180,8 +157,8 @@ func (t *tx) saveAttempts(ctx context.Context, w *store.Writes) error {
 			assigned_us, started_us, finished_us, last_us, mark, chain)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			string(a.ID), string(a.Build), a.Number, a.Slave, string(a.Instance), string(a.State), string(a.Cause), a.Detail, string(a.Outcome),
-			flag(a.Superseded), a.Stop, flag(a.Slot), flag(a.Reported), a.Refused, int64(a.RefusedSeq), flag(a.Released), flag(a.SetAside),
-			micros(a.Assigned), micros(a.Started), micros(a.Finished), micros(a.Last), int64(a.Mark), a.Chain)
+			columns.Flag(a.Superseded), a.Stop, columns.Flag(a.Slot), columns.Flag(a.Reported), a.Refused, int64(a.RefusedSeq), columns.Flag(a.Released), columns.Flag(a.SetAside),
+			columns.Micros(a.Assigned), columns.Micros(a.Started), columns.Micros(a.Finished), columns.Micros(a.Last), int64(a.Mark), a.Chain)
 		if err != nil {
 			return fmt.Errorf("attempt %s: %w", a.ID, err)
 		}
@@ -192,8 +169,8 @@ func (t *tx) saveAttempts(ctx context.Context, w *store.Writes) error {
 			superseded = ?, stop = ?, slot = ?, reported = ?, refused = ?, refused_seq = ?, released = ?, set_aside = ?,
 			started_us = ?, finished_us = ?, last_us = ? WHERE id = ?`,
 			string(a.State), string(a.Cause), a.Detail, string(a.Outcome),
-			flag(a.Superseded), a.Stop, flag(a.Slot), flag(a.Reported), a.Refused, int64(a.RefusedSeq), flag(a.Released), flag(a.SetAside),
-			micros(a.Started), micros(a.Finished), micros(a.Last), string(a.ID))
+			columns.Flag(a.Superseded), a.Stop, columns.Flag(a.Slot), columns.Flag(a.Reported), a.Refused, int64(a.RefusedSeq), columns.Flag(a.Released), columns.Flag(a.SetAside),
+			columns.Micros(a.Started), columns.Micros(a.Finished), columns.Micros(a.Last), string(a.ID))
 		if err != nil {
 			return fmt.Errorf("attempt %s: %w", a.ID, err)
 		}
@@ -207,8 +184,8 @@ func (t *tx) saveSteps(ctx context.Context, w *store.Writes) error {
 		err := t.s.exec(ctx, `INSERT INTO steps (attempt_id, id, number, name, state, exit_code, signal, cause, detail,
 			started_us, finished_us, duration_us, blocked_us, log_state, log_mark, log_crc, log_bytes, log_final_crc)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			string(s.Attempt), string(s.ID), s.Number, s.Name, string(s.State), exitCode(s), s.Signal, string(s.Cause), s.Detail,
-			micros(s.Started), micros(s.Finished), s.Duration.Microseconds(), s.Blocked.Microseconds(),
+			string(s.Attempt), string(s.ID), s.Number, s.Name, string(s.State), columns.ExitCode(s), s.Signal, string(s.Cause), s.Detail,
+			columns.Micros(s.Started), columns.Micros(s.Finished), s.Duration.Microseconds(), s.Blocked.Microseconds(),
 			string(s.LogState), s.LogMark, s.LogCRC, s.LogBytes, s.LogFinalCRC)
 		if err != nil {
 			return fmt.Errorf("step %s: %w", s.ID, err)
@@ -218,8 +195,8 @@ func (t *tx) saveSteps(ctx context.Context, w *store.Writes) error {
 		s := &w.Steps[i]
 		err := t.s.exec(ctx, `UPDATE steps SET state = ?, exit_code = ?, signal = ?, cause = ?, detail = ?,
 			started_us = ?, finished_us = ?, duration_us = ?, blocked_us = ?, log_state = ?, log_bytes = ?, log_final_crc = ? WHERE id = ?`,
-			string(s.State), exitCode(s), s.Signal, string(s.Cause), s.Detail,
-			micros(s.Started), micros(s.Finished), s.Duration.Microseconds(), s.Blocked.Microseconds(),
+			string(s.State), columns.ExitCode(s), s.Signal, string(s.Cause), s.Detail,
+			columns.Micros(s.Started), columns.Micros(s.Finished), s.Duration.Microseconds(), s.Blocked.Microseconds(),
 			string(s.LogState), s.LogBytes, s.LogFinalCRC, string(s.ID))
 		if err != nil {
 			return fmt.Errorf("step %s: %w", s.ID, err)
@@ -228,21 +205,13 @@ func (t *tx) saveSteps(ctx context.Context, w *store.Writes) error {
 	return nil
 }
 
-// exitCode is the value of that column.
-func exitCode(s *store.StepWrite) any {
-	if s.ExitCode == nil {
-		return nil
-	}
-	return *s.ExitCode
-}
-
 // saveStreams appends what was received.
 func (t *tx) saveStreams(ctx context.Context, w *store.Writes) error {
 	for i := range w.Frames {
 		f := &w.Frames[i]
 		err := t.s.exec(ctx, `INSERT INTO frames (attempt_id, first_seq, last_seq, crc_before, crc_after, gap, why, received_us, data)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			string(f.Attempt), int64(f.First), int64(f.Last), f.CRCBefore, f.CRCAfter, flag(f.Gap), f.Why, micros(f.Received), blob(f.Data))
+			string(f.Attempt), int64(f.First), int64(f.Last), f.CRCBefore, f.CRCAfter, columns.Flag(f.Gap), f.Why, columns.Micros(f.Received), columns.Bytes(f.Data))
 		if err != nil {
 			return fmt.Errorf("frame %d of attempt %s: %w", f.First, f.Attempt, err)
 		}
@@ -251,7 +220,7 @@ func (t *tx) saveStreams(ctx context.Context, w *store.Writes) error {
 		c := &w.Chunks[i]
 		err := t.s.exec(ctx, `INSERT INTO log_chunks (step_id, byte_offset, raw_len, codec, crc, received_us, marks, data)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-			string(c.Step), c.Offset, c.RawLen, int(c.Codec), c.CRC, micros(c.Received), blob(store.EncodeMarks(c.Marks)), blob(c.Data))
+			string(c.Step), c.Offset, c.RawLen, int(c.Codec), c.CRC, columns.Micros(c.Received), columns.Bytes(store.EncodeMarks(c.Marks)), columns.Bytes(c.Data))
 		if err != nil {
 			return fmt.Errorf("log of step %s at %d: %w", c.Step, c.Offset, err)
 		}
@@ -259,7 +228,7 @@ func (t *tx) saveStreams(ctx context.Context, w *store.Writes) error {
 	for i := range w.LogGaps {
 		l := &w.LogGaps[i]
 		err := t.s.exec(ctx, `INSERT INTO log_gaps (step_id, byte_offset, byte_end, torn, why, received_us) VALUES (?, ?, ?, ?, ?, ?)`,
-			string(l.Step), l.From, l.To, flag(l.Torn), l.Why, micros(l.Received))
+			string(l.Step), l.From, l.To, columns.Flag(l.Torn), l.Why, columns.Micros(l.Received))
 		if err != nil {
 			return fmt.Errorf("log gap of step %s at %d: %w", l.Step, l.From, err)
 		}
@@ -268,20 +237,12 @@ func (t *tx) saveStreams(ctx context.Context, w *store.Writes) error {
 		f := &w.Refused[i]
 		err := t.s.exec(ctx, `INSERT INTO refused_frames (attempt_id, seq, step_id, byte_offset, epoch, why, at_us, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT DO NOTHING`,
-			string(f.Attempt), int64(f.Seq), string(f.Step), f.Offset, int64(f.Epoch), f.Why, micros(f.At), blob(f.Data))
+			string(f.Attempt), int64(f.Seq), string(f.Step), f.Offset, int64(f.Epoch), f.Why, columns.Micros(f.At), columns.Bytes(f.Data))
 		if err != nil {
 			return fmt.Errorf("refused frame of attempt %s: %w", f.Attempt, err)
 		}
 	}
 	return nil
-}
-
-// blob is the value of a BLOB column: empty, never NULL.
-func blob(b []byte) []byte {
-	if b == nil {
-		return []byte{}
-	}
-	return b
 }
 
 // errNoWait: the ledger and its build do not agree.
@@ -294,14 +255,14 @@ func (t *tx) saveHistory(ctx context.Context, w *store.Writes) error {
 		c := &w.Waits[i]
 		if c.Close != 0 {
 			err := t.one(ctx, errNoWait, `UPDATE waits SET to_us = ? WHERE build_id = ? AND number = ? AND to_us IS NULL`,
-				micros(c.At), string(c.Build), c.Close)
+				columns.Micros(c.At), string(c.Build), c.Close)
 			if err != nil {
 				return fmt.Errorf("wait %d of build %s: %w", c.Close, c.Build, err)
 			}
 		}
 		if c.Open != 0 {
 			err := t.s.exec(ctx, `INSERT INTO waits (build_id, number, cause, from_us) VALUES (?, ?, ?, ?)`,
-				string(c.Build), c.Open, string(c.Cause), micros(c.At))
+				string(c.Build), c.Open, string(c.Cause), columns.Micros(c.At))
 			if err != nil {
 				return fmt.Errorf("wait %d of build %s: %w", c.Open, c.Build, err)
 			}
@@ -310,7 +271,7 @@ func (t *tx) saveHistory(ctx context.Context, w *store.Writes) error {
 	for i := range w.Requests {
 		q := &w.Requests[i]
 		err := t.s.exec(ctx, `INSERT INTO requests (key, kind, body, build_id, result, at_us) VALUES (?, ?, ?, ?, ?, ?)`,
-			q.Key, q.Kind, q.Body, string(q.Build), q.Result, micros(q.At))
+			q.Key, q.Kind, q.Body, string(q.Build), q.Result, columns.Micros(q.At))
 		if err != nil {
 			return fmt.Errorf("request key %q: %w", q.Key, err)
 		}
@@ -322,13 +283,9 @@ func (t *tx) saveHistory(ctx context.Context, w *store.Writes) error {
 	for i := range w.Events {
 		e := &w.Events[i]
 		n := newest - int64(len(w.Events)-1-i)
-		data := "{}"
-		if len(e.Data) > 0 {
-			data = text(e.Data)
-		}
 		err := t.s.exec(ctx, `INSERT INTO events (n, at_us, topic, build_id, attempt_id, step_id, slave, who, why, data)
 			VALUES (?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, ''), nullif(?, ''), ?, ?, ?)`,
-			n, micros(e.At), e.Topic, string(e.Build), string(e.Attempt), string(e.Step), e.Slave, e.Who, e.Why, data)
+			n, columns.Micros(e.At), e.Topic, string(e.Build), string(e.Attempt), string(e.Step), e.Slave, e.Who, e.Why, columns.Object(e.Data))
 		if err != nil {
 			return fmt.Errorf("event %s: %w", e.Topic, err)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/store"
+	"holdfast/master/store/columns"
 	"holdfast/proto/chain"
 )
 
@@ -211,8 +212,8 @@ func TestPlans(t *testing.T) {
 		"by name":    {list(store.BuildFilter{Name: "x"}), []string{"builds_by_name (name=?)"}, false},
 		"held":       {heldQuery, []string{"attempts_held (instance=?)"}, false},
 		"absentees":  {absenteesQuery, []string{"attempts_live"}, true},
-		"events":     {`SELECT ` + eventColumns + ` FROM events WHERE n > ? ORDER BY n LIMIT ?`, []string{"(n>?)"}, false},
-		"of build":   {`SELECT ` + eventColumns + ` FROM events WHERE build_id = ? AND n IS NOT NULL ORDER BY n`, []string{"events_by_build (build_id=?"}, false},
+		"events":     {`SELECT ` + columns.Event + ` FROM events WHERE n > ? ORDER BY n LIMIT ?`, []string{"(n>?)"}, false},
+		"of build":   {`SELECT ` + columns.Event + ` FROM events WHERE build_id = ? AND n IS NOT NULL ORDER BY n`, []string{"events_by_build (build_id=?"}, false},
 		"number":     {newestEventQuery, []string{"sqlite_autoindex_counters_1 (name=?)"}, false},
 		"ended":      {`SELECT a.id FROM attempts a WHERE a.instance = ? AND a.finished_us > ? ORDER BY a.finished_us`, []string{"attempts_ended (instance=? AND finished_us>?)"}, false},
 		"requests":   {`SELECT key FROM requests WHERE build_id = ?`, []string{"requests_by_build (build_id=?)"}, false},
