@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -390,24 +389,14 @@ func TestDatabases(t *testing.T) {
 // The kernel ties a child to the thread that forked it, and threads end.
 func TestThreadEnds(t *testing.T) {
 	pgtest.Need(t)
-	type result struct {
-		c   *pgtest.Cluster
-		tid int
-		err error
+	var c *pgtest.Cluster
+	var err error
+	onDyingThread(t, func() { c, err = pgtest.Start(pgtest.Config{In: pgtest.FastDir()}) })
+	if err != nil {
+		t.Fatal(err)
 	}
-	started := make(chan result)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
-		c, err := pgtest.Start(pgtest.Config{In: pgtest.FastDir()})
-		started <- result{c, thread(), err}
-	}()
-	r := <-started
-	if r.err != nil {
-		t.Fatal(r.err)
-	}
-	defer r.c.Close()
-	eventually(t, "the thread has ended", func() bool { return !threadThere(r.tid) })
-	if err := r.c.Restart(); err != nil { // which finds out whether it has ended
+	defer c.Close()
+	if err := c.Restart(); err != nil { // which finds out whether it has ended
 		t.Error(err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,11 +33,20 @@ func TestMain(m *testing.M) {
 	select {}
 }
 
-// Whatever ends a test process, its server and its directories end with it.
+// Whatever ends a test process, its server and its directories end with it; the server also where nobody is left to
+// remove its directories, for it would end without those.
 func TestProcessDies(t *testing.T) {
 	pgtest.Need(t)
-	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
-		t.Run(sig.String(), func(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		sig     syscall.Signal
+		remover bool
+	}{
+		{"kill -9", syscall.SIGKILL, true},
+		{"terminated", syscall.SIGTERM, true},
+		{"kill -9 of all", syscall.SIGKILL, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
 			parent := open(t)
 			dir, tmp := filepath.Join(parent, "cluster"), filepath.Join(parent, "tmp")
 			if err := os.Mkdir(tmp, 0o755); err != nil {
@@ -61,12 +71,31 @@ func TestProcessDies(t *testing.T) {
 				t.Fatalf("want one directory for the socket: %v, %v", left, err)
 			}
 
-			if err := cmd.Process.Signal(sig); err != nil {
+			t.Cleanup(func() {
+				if t.Failed() {
+					syscall.Kill(family[0], syscall.SIGQUIT)
+				}
+			})
+			if !test.remover {
+				for _, pid := range childrenOf(t, cmd.Process.Pid) {
+					if pid != family[0] {
+						syscall.Kill(pid, syscall.SIGKILL)
+						eventually(t, "the remover ends", func() bool { return !alive(pid) })
+					}
+				}
+			}
+			if err := cmd.Process.Signal(test.sig); err != nil {
 				t.Fatal(err)
 			}
 			cmd.Wait()
 			for _, pid := range family {
 				eventually(t, fmt.Sprintf("process %d ends", pid), func() bool { return !alive(pid) })
+			}
+			if !test.remover {
+				if !there(dir) {
+					t.Error("the directory went: the server may have ended for that")
+				}
+				return
 			}
 			eventually(t, "the directories go", func() bool {
 				left, err := os.ReadDir(tmp)
@@ -111,7 +140,15 @@ func familyOf(t *testing.T, dir string) []int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	family := []int{server}
+	children := childrenOf(t, server)
+	if len(children) < 2 {
+		t.Fatalf("the server %d has hardly any children: %v", server, children)
+	}
+	return append([]int{server}, children...)
+}
+
+func childrenOf(t *testing.T, of int) (children []int) {
+	t.Helper()
 	procs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		t.Fatal(err)
@@ -121,14 +158,11 @@ func familyOf(t *testing.T, dir string) []int {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, parent := stat(pid); parent == server {
-			family = append(family, pid)
+		if _, parent := stat(pid); parent == of {
+			children = append(children, pid)
 		}
 	}
-	if len(family) < 3 {
-		t.Fatalf("the server %d has hardly any children: %v", server, family)
-	}
-	return family
+	return children
 }
 
 // alive tells whether a process runs. Who has no memory any more is on its way out, or waits for its parent.
@@ -150,6 +184,26 @@ func stat(pid int) (memory, parent int) {
 	return memory, parent
 }
 
-func thread() int { return syscall.Gettid() }
-
-func threadThere(tid int) bool { return there(fmt.Sprintf("/proc/self/task/%d", tid)) }
+// onDyingThread calls f on a thread and returns when that thread has ended.
+func onDyingThread(t *testing.T, f func()) {
+	t.Helper()
+	over := make(chan struct{})
+	defer close(over)
+	called := make(chan int)
+	var try func()
+	try = func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+		tid := syscall.Gettid()
+		if tid == os.Getpid() { // but the first one of a process never does: keep it, and take another
+			go try()
+			<-over
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
+		called <- tid
+	}
+	go try()
+	tid := <-called
+	eventually(t, "the thread has ended", func() bool { return !there(fmt.Sprintf("/proc/self/task/%d", tid)) })
+}
