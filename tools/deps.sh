@@ -6,6 +6,10 @@ set -euo pipefail
 
 # A sbin directory is not always on the path of a user who can run what is in it.
 PATH=$PATH:/usr/sbin:/sbin
+# Debian keeps PostgreSQL's server off the path, one directory per version.
+for dir in /usr/lib/postgresql/*/bin; do
+	PATH=$PATH:$dir
+done
 
 # command, package that has it, what for
 needs='
@@ -18,6 +22,7 @@ nft         nftables    packet loss and resets
 mkfs.ext4   e2fsprogs   small disks to fill
 mount       mount       small disks to fill
 sqlite3     sqlite3     reading the store as other tools do
+postgres    postgresql  the store in PostgreSQL, in clusters that tests make and throw away
 spin        spin        searching the models of the protocol
 '
 
@@ -43,7 +48,15 @@ fi
 if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
 	echo "installing$packages"
 	log=$(mktemp)
-	trap 'rm -f "$log"' EXIT
+	no_cluster=
+	trap 'rm -f "$log" $no_cluster' EXIT
+	# Debian's PostgreSQL comes with a cluster and a service that runs it, which
+	# nobody asked for here; what is there already stays as it is.
+	if [[ $packages == *postgresql* && ! -e /etc/postgresql-common/createcluster.d/holdfast.conf ]]; then
+		mkdir -p /etc/postgresql-common/createcluster.d
+		no_cluster=/etc/postgresql-common/createcluster.d/holdfast.conf
+		echo 'create_main_cluster = false' >$no_cluster
+	fi
 	install() {
 		# shellcheck disable=SC2086 # packages is a list
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $packages </dev/null >"$log" 2>&1

@@ -98,7 +98,7 @@ var rules = []rule{
 	},
 	{
 		name: "test helpers stay out of the binary", of: []string{"cmd/holdfast"},
-		forbids: []string{"testing", "github.com/google/go-cmp", "journal/journaltest", "master/store/storetest", "cmd/internal/sim", "cmd/internal/e2e", "cmd/internal/deptest"},
+		forbids: []string{"testing", "github.com/google/go-cmp", "journal/journaltest", "master/store/storetest", "master/store/pgtest", "cmd/internal/sim", "cmd/internal/e2e", "cmd/internal/deptest"},
 		reach:   true,
 		reason:  "what is only for tests may be careless, and may turn dangerous switches",
 		bites:   "cmd/holdfast journal/journaltest",
