@@ -2,9 +2,12 @@ package postgres_test
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 
+	"holdfast/master/lifecycle"
 	"holdfast/master/store"
 	"holdfast/master/store/invariant"
 	"holdfast/master/store/pgtest"
@@ -49,5 +52,55 @@ func TestContract(t *testing.T) {
 			tb.Fatalf("open: %v", err)
 		}
 		return numbered{s}, s.Views()
+	})
+}
+
+// masters are several stores in one database: each call goes to the next of them.
+type masters struct {
+	store.Store
+	others []store.Store
+	turn   atomic.Uint64
+}
+
+func (m *masters) next() store.Store {
+	all := append([]store.Store{m.Store}, m.others...)
+	return all[m.turn.Add(1)%uint64(len(all))]
+}
+
+func (m *masters) Commit(ctx context.Context, ops ...store.Op) error {
+	return m.next().Commit(ctx, ops...)
+}
+
+func (m *masters) Record(ctx context.Context, id lifecycle.BuildID) (*lifecycle.Record, error) {
+	return m.next().Record(ctx, id)
+}
+
+func (m *masters) Wants(ctx context.Context, session store.Session) ([]store.Want, error) {
+	return m.next().Wants(ctx, session)
+}
+
+func (m *masters) Close() error {
+	errs := []error{m.Store.Close()}
+	for _, s := range m.others {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// TestContractOfMasters: no master keeps anything to itself. The same contract holds
+// when every operation goes to another one.
+func TestContractOfMasters(t *testing.T) {
+	var d databases
+	storetest.Run(t, func(tb testing.TB, dir string) (store.Store, invariant.DB) {
+		url := d.of(tb, dir)
+		open := func() *postgres.Store {
+			s, err := postgres.Open(tb.Context(), postgres.Config{URL: url, Readers: 1})
+			if err != nil {
+				tb.Fatalf("open: %v", err)
+			}
+			return s
+		}
+		first := open()
+		return &masters{Store: numbered{first}, others: []store.Store{numbered{open()}, numbered{open()}}}, first.Views()
 	})
 }

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -177,9 +176,9 @@ func (s *Store) Slave(ctx context.Context, id lifecycle.InstanceID) (store.Slave
 
 // What an instance may hold, by the index attempts_held.
 const (
-	epochQuery   = `SELECT 1 FROM slaves WHERE instance = $1 AND epoch = $2`
-	heldQuery    = `SELECT id FROM attempts WHERE instance = $1 AND released = 0 ORDER BY id`
-	held         = `WITH held AS (SELECT DISTINCT build_id FROM attempts WHERE instance = $1 AND released = 0), wanted AS (
+	epochQuery = `SELECT 1 FROM slaves WHERE instance = $1 AND epoch = $2`
+	heldQuery  = `SELECT id FROM attempts WHERE instance = $1 AND released = 0 ORDER BY id`
+	held       = `WITH held AS (SELECT DISTINCT build_id FROM attempts WHERE instance = $1 AND released = 0), wanted AS (
 		SELECT a.id FROM held h JOIN attempts a ON a.build_id = h.build_id WHERE a.released = 0 OR a.started_us IS NOT NULL OR a.set_aside = 1)
 		`
 	heldBuilds   = held + `SELECT ` + columns.Build + ` FROM held h JOIN builds b ON b.id = h.build_id`

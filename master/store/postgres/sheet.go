@@ -75,14 +75,14 @@ func (s *sheet) add(values ...any) {
 		case "bytea":
 			s.bytes[i] = append(s.bytes[i], v.([]byte))
 		default:
-			s.numbers[i] = append(s.numbers[i], number(v))
+			s.numbers[i] = append(s.numbers[i], count(v))
 		}
 	}
 	s.n++
 }
 
-// number is a value of a column of numbers.
-func number(v any) *int64 {
+// count is a value of a column of numbers.
+func count(v any) *int64 {
 	var n int64
 	switch v := v.(type) {
 	case nil:
