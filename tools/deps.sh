@@ -48,14 +48,15 @@ fi
 if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
 	echo "installing$packages"
 	log=$(mktemp)
-	no_cluster=
-	trap 'rm -f "$log" $no_cluster' EXIT
+	conf=/etc/postgresql-common/createcluster.d
+	no_cluster=$conf/holdfast-deps.conf
+	trap 'rm -f "$log" "$no_cluster"; rmdir "$conf" 2>/dev/null || true' EXIT
 	# Debian's PostgreSQL comes with a cluster and a service that runs it, which
-	# nobody asked for here; what is there already stays as it is.
-	if [[ $packages == *postgresql* && ! -e /etc/postgresql-common/createcluster.d/holdfast.conf ]]; then
-		mkdir -p /etc/postgresql-common/createcluster.d
-		no_cluster=/etc/postgresql-common/createcluster.d/holdfast.conf
-		echo 'create_main_cluster = false' >$no_cluster
+	# nobody asked for here. Only while we install: what is there stays as it
+	# is, and who installs it later gets what they expect.
+	if [[ $packages == *postgresql* ]]; then
+		mkdir -p "$conf"
+		echo 'create_main_cluster = false' >"$no_cluster"
 	fi
 	install() {
 		# shellcheck disable=SC2086 # packages is a list
