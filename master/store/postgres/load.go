@@ -15,9 +15,11 @@ import (
 // tx is the write transaction on the writer. It begins with its first statement,
 // in the same round trip.
 type tx struct {
-	conn   *pgx.Conn
-	begun  bool
-	slaves map[lifecycle.InstanceID]bool // that there were at the last Load
+	conn  *pgx.Conn
+	begun bool
+	// Those that there were at the last Load.
+	masters map[string]bool
+	slaves  map[lifecycle.InstanceID]bool
 }
 
 var _ store.Tx = (*tx)(nil)
@@ -72,8 +74,9 @@ func texts[S ~string](ids []S) []string {
 // from before the wait. Rows that do not exist yet cannot be locked; whoever inserts
 // one that another master inserts as well breaks a unique index, and runs again.
 const (
+	lockMasters  = `SELECT FROM masters WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
 	lockSlaves   = `SELECT FROM slaves WHERE instance = ANY($1) OR name = ANY($2) ORDER BY instance FOR NO KEY UPDATE`
-	lockSessions = `SELECT FROM slaves WHERE connected = 1 ORDER BY instance FOR NO KEY UPDATE`
+	lockSessions = `SELECT FROM slaves WHERE connected = 1 AND ($1::text[] IS NULL OR master = ANY($1)) ORDER BY instance FOR NO KEY UPDATE`
 	lockBuilds   = `SELECT FROM builds WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
 	lockAttempts = `SELECT FROM attempts WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
 	lockSteps    = `SELECT FROM steps WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
@@ -83,7 +86,8 @@ const (
 // The reads of a load.
 const (
 	slavesQuery   = `SELECT ` + columns.Slave + ` FROM slaves s WHERE s.instance = ANY($1) OR s.name = ANY($2)`
-	sessionsQuery = `SELECT ` + columns.Slave + ` FROM slaves s WHERE s.connected = 1`
+	mastersByID   = `SELECT ` + columns.Master + ` FROM masters WHERE id = ANY($1)`
+	sessionsQuery = `SELECT ` + columns.Slave + ` FROM slaves s WHERE s.connected = 1 AND ($1::text[] IS NULL OR s.master = ANY($1))`
 	streamsQuery  = `SELECT ` + columns.Stream + ` FROM attempts a WHERE a.id = ANY($1)
 		UNION ALL SELECT ` + columns.Stream + ` FROM attempts a WHERE a.released = 0 AND a.instance = ANY($2) AND a.id <> ALL($1)`
 	logsQuery     = `SELECT ` + columns.StepLog + ` FROM steps s JOIN attempts a ON a.id = s.attempt_id WHERE s.id = ANY($1)`
@@ -107,10 +111,18 @@ const (
 func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 	instances, builds := texts(k.Instances), texts(k.Builds)
 	attempts, steps := texts(k.Attempts), texts(k.Steps)
+	var sessionsOf []string // nil: of all masters
+	if !k.Sessions {
+		sessionsOf = k.SessionsOf
+	}
+	ofSessions := k.Sessions || len(k.SessionsOf) > 0
 	b := t.batch()
 	if k.Lock {
-		if k.Sessions {
-			b.Queue(lockSessions)
+		if len(k.Masters) > 0 {
+			b.Queue(lockMasters, k.Masters)
+		}
+		if ofSessions {
+			b.Queue(lockSessions, sessionsOf)
 		}
 		if len(instances)+len(k.Names) > 0 {
 			b.Queue(lockSlaves, instances, k.Names)
@@ -126,8 +138,11 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 	}
 	rows := &store.Rows{}
 	var sessions []store.Slave
-	if k.Sessions {
-		queue(b, &sessions, columns.ScanSlave, sessionsQuery)
+	if len(k.Masters) > 0 {
+		queue(b, &rows.Masters, columns.ScanMaster, mastersByID, k.Masters)
+	}
+	if ofSessions {
+		queue(b, &sessions, columns.ScanSlave, sessionsQuery, sessionsOf)
 	}
 	if len(instances)+len(k.Names) > 0 {
 		queue(b, &rows.Slaves, columns.ScanSlave, slavesQuery, instances, k.Names)
@@ -154,6 +169,10 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 		return nil, err
 	}
 	rows.Slaves = union(rows.Slaves, sessions)
+	t.masters = make(map[string]bool, len(rows.Masters))
+	for i := range rows.Masters {
+		t.masters[rows.Masters[i].ID] = true
+	}
 	t.slaves = make(map[lifecycle.InstanceID]bool, len(rows.Slaves))
 	for i := range rows.Slaves {
 		t.slaves[rows.Slaves[i].Instance] = true

@@ -51,6 +51,8 @@ func queryKeys[K ~string](ctx context.Context, q querier, by keyed, keys []K) (*
 
 var (
 	slavesByInstance = byKey(`SELECT `+columns.Slave+` FROM slaves s WHERE s.instance`, ``)
+	slavesByMaster   = byKey(`SELECT `+columns.Slave+` FROM slaves s WHERE s.connected = 1 AND s.master`, ``)
+	mastersByID      = byKey(`SELECT `+columns.Master+` FROM masters WHERE id`, ``)
 	slavesByName     = byKey(`SELECT `+columns.Slave+` FROM slaves s WHERE s.name`, ``)
 	streamsByAttempt = byKey(streams+`WHERE a.id`, ``)
 	streamsByHolder  = byKey(streams+`WHERE a.released = 0 AND a.instance`, ``)
@@ -75,6 +77,7 @@ const streams = `SELECT ` + columns.Stream + ` FROM attempts a `
 func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 	rows := &store.Rows{}
 	for _, load := range []func() error{
+		func() error { return t.loadMasters(ctx, k, rows) },
 		func() error { return t.loadSlaves(ctx, k, rows) },
 		func() error { return t.loadStreams(ctx, k, rows) },
 		func() (err error) {
@@ -107,6 +110,15 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 	return rows, nil
 }
 
+func (t *tx) loadMasters(ctx context.Context, k store.Keys, into *store.Rows) (err error) {
+	if len(k.Masters) > 0 {
+		rows, err := queryKeys(ctx, t, mastersByID, k.Masters)
+		into.Masters, err = collect(rows, err, columns.ScanMaster)
+		return err
+	}
+	return nil
+}
+
 func (t *tx) loadSlaves(ctx context.Context, k store.Keys, into *store.Rows) error {
 	seen := map[lifecycle.InstanceID]bool{}
 	add := func(rows *sql.Rows, err error) error {
@@ -121,6 +133,11 @@ func (t *tx) loadSlaves(ctx context.Context, k store.Keys, into *store.Rows) err
 	}
 	if k.Sessions {
 		if err := add(t.query(ctx, `SELECT `+columns.Slave+` FROM slaves s WHERE s.connected = 1`)); err != nil {
+			return err
+		}
+	}
+	if len(k.SessionsOf) > 0 {
+		if err := add(queryKeys(ctx, t, slavesByMaster, k.SessionsOf)); err != nil {
 			return err
 		}
 	}
