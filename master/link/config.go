@@ -35,10 +35,16 @@ type Config struct {
 	MasterID string
 	// Masters are the addresses of all masters of the store, for Welcome.
 	Masters []string
-	Store   store.Store
-	Commit  Committer
-	Hub     *notify.Hub
-	Logger  *slog.Logger // default: slog.Default
+	// Peers knows the other masters of the store; nil: there are none. Its word on
+	// addresses and features goes before Masters and Features.
+	Peers interface {
+		Addrs() []string
+		Features() []string
+	}
+	Store  store.Store
+	Commit Committer
+	Hub    *notify.Hub
+	Logger *slog.Logger // default: slog.Default
 	// Metrics is where the metrics are registered. Default: nowhere.
 	Metrics prometheus.Registerer
 	// LostAfter is the farm's default, for P-identity. Default: 30 min.
@@ -69,6 +75,23 @@ const (
 	minBatchBytes   = 256 << 10
 	minChunkBytes   = 64 << 10
 )
+
+// masters are the addresses for a Welcome.
+func (c *Config) masters() []string {
+	if c.Peers != nil {
+		return c.Peers.Addrs()
+	}
+	return c.Masters
+}
+
+// features are those that may be agreed with a slave: what its updates are kept as,
+// every master of the store must be able to read (P-feature).
+func (c *Config) features() []string {
+	if c.Peers != nil {
+		return c.Peers.Features()
+	}
+	return c.Features
+}
 
 func (c *Config) setDefaults() error {
 	if c.Store == nil || c.Commit == nil || c.Hub == nil || c.MasterID == "" {
