@@ -116,7 +116,7 @@ func New(cfg Config) (*Master, error) {
 		return nil, err
 	}
 	if m.dispatcher, err = schedule.NewDispatcher(schedule.DispatcherConfig{
-		Store: cfg.Store, Commit: commit, Hub: m.hub, Sessions: m.sessions, Entropy: cfg.Entropy,
+		MasterID: cfg.ID, Store: cfg.Store, Commit: commit, Hub: m.hub, Sessions: m.sessions, Entropy: cfg.Entropy,
 		Logger: cfg.Logger, Metrics: cfg.Metrics, SafetyPoll: cfg.SafetyPoll,
 	}); err != nil {
 		return nil, err
