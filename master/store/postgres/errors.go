@@ -78,6 +78,19 @@ func classOf(e *pgconn.PgError) error {
 	}
 }
 
+// urlError says what is wrong with a URL, and nothing that is in it: which part of a
+// malformed one is the password is a guess, pgx's as well.
+func urlError(err error) error {
+	text := err.Error()
+	if i := strings.LastIndex(text, "`: "); i >= 0 {
+		text = text[i+3:] // what goes before is the URL
+	}
+	if strings.HasPrefix(text, "failed to parse as") {
+		text, _, _ = strings.Cut(text, " (") // where, in its own words
+	}
+	return fmt.Errorf("%w: %s", ErrURL, strings.ReplaceAll(text, "\n", " "))
+}
+
 // openError says why the server cannot be reached, in one line that says what to do.
 func openError(err error, cc *pgx.ConnConfig) error {
 	where := fmt.Sprintf("%s:%d", cc.Host, cc.Port)
