@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+
+	"holdfast/master/store"
 )
 
 // numberedAtOnce bounds the events that get their numbers in one transaction.
@@ -50,6 +52,9 @@ func number(ctx context.Context, conn *pgx.Conn) (n int, err error) {
 func (s *Store) Number(ctx context.Context) error {
 	s.numbering.Lock()
 	defer s.numbering.Unlock()
+	if s.over {
+		return store.ErrClosed
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.CommitTimeout)
 	defer cancel()
 	if s.sequencer == nil || s.sequencer.IsClosed() {
