@@ -110,6 +110,10 @@ func openError(err error, cc *pgx.ConnConfig) error {
 			return fmt.Errorf("%w database %q at %s: %s; make it: createdb -O %s %s", ErrRefused, cc.Database, where, what, cc.User, cc.Database)
 		case "42501":
 			return fmt.Errorf("%w user %q: %s; the user must own the database or a schema of its own: ALTER DATABASE %s OWNER TO %s", ErrRefused, cc.User, what, cc.Database, cc.User)
+		case "53300":
+			return fmt.Errorf("%w user %q at %s: %s; end other clients, or raise max_connections in postgresql.conf (or the limit of the database or the user)", ErrRefused, cc.User, where, what)
+		case "57P03":
+			return fmt.Errorf("%w at %s: %s; wait until it is up and start again", ErrRefused, where, what)
 		case "08P01":
 			return fmt.Errorf("%w: %s says %s; a connection pooler in between cannot be used, give the server's own address", ErrServer, where, what)
 		}
