@@ -92,11 +92,12 @@ func dial(ctx context.Context, cc *pgx.ConnConfig) (*pgx.Conn, facts, error) {
 	return conn, f, nil
 }
 
-// look reads the facts.
+// look reads the facts. It prepares no statement: behind a pooler, which is yet to be
+// found out, that may be there already, or be gone.
 func look(ctx context.Context, conn *pgx.Conn) (f facts, err error) {
 	err = conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, current_setting('fsync'),
 		current_setting('full_page_writes'), pg_is_in_recovery()::text, current_setting('server_encoding'),
-		pg_backend_pid(), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`).
+		pg_backend_pid(), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`, pgx.QueryExecModeExec).
 		Scan(&f.version, &f.fsync, &f.fullPageWrites, &f.standby, &f.encoding, &f.pid, &f.now)
 	return f, err
 }
