@@ -54,3 +54,10 @@ func ListQuery(f store.BuildFilter) string {
 	query, _ := listQuery(f)
 	return query
 }
+
+// The statements of the sequencer.
+const (
+	TakeCounter    = takeCounter
+	NumberEvents   = numberEvents
+	NumberedAtOnce = numberedAtOnce
+)
