@@ -289,40 +289,51 @@ func TestNumberPassesAnOpenTransaction(t *testing.T) {
 	}
 }
 
-// A sequencer that dies between taking the numbers and its commit has taken none, and
-// the next one goes on as soon as it is gone.
-func TestNumberAfterASequencerDied(t *testing.T) {
+// Two sequencers of two masters: the second waits for the first, and then numbers what
+// is left. One that dies between taking the numbers and its commit has taken none.
+func TestNumberBesideAnotherSequencer(t *testing.T) {
 	t.Parallel()
-	url := pgtest.Database(t)
-	s := open(t, postgres.Config{URL: url})
-	other, admin := connect(t, url), connect(t, url)
-	for _, tag := range []string{"one", "two"} {
-		if _, err := admin.Exec(t.Context(), insertEvent, tag); err != nil {
-			t.Fatal(err)
-		}
-	}
-	do(t, other, `BEGIN`, postgres.TakeCounter)
-	if n := ask[int](t, other, postgres.NumberEvents, postgres.NumberedAtOnce); n != 2 {
-		t.Fatalf("%d events were numbered", n)
-	}
-	pid := other.PgConn().PID()
-	result := make(chan error, 1)
-	go func() { result <- s.Number(t.Context()) }()
-	eventually(t, "ours waits for the other", func() bool {
-		return ask[bool](t, admin, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $1::int = ANY(pg_blocking_pids(pid)))`, pid)
-	})
-	r := &reader{s: s, seen: map[string]uint64{}}
-	if err := r.poll(t.Context(), 10); err != nil || r.since != 0 {
-		t.Errorf("a reader has seen %v, %v", r.seen, err)
-	}
-	if !ask[bool](t, admin, `SELECT pg_terminate_backend($1)`, pid) {
-		t.Fatal("not terminated")
-	}
-	if err := <-result; err != nil {
-		t.Fatal(err)
-	}
-	if err := r.poll(t.Context(), 10); err != nil || r.seen["one"] != 1 || r.seen["two"] != 2 {
-		t.Errorf("a reader has seen %v, %v", r.seen, err)
+	for name, end := range map[string]func(t *testing.T, other, admin *pgx.Conn){
+		"commits": func(t *testing.T, other, _ *pgx.Conn) { do(t, other, `COMMIT`) },
+		"dies": func(t *testing.T, other, admin *pgx.Conn) {
+			if !ask[bool](t, admin, `SELECT pg_terminate_backend($1)`, other.PgConn().PID()) {
+				t.Fatal("not terminated")
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url := pgtest.Database(t)
+			s := open(t, postgres.Config{URL: url})
+			other, admin := connect(t, url), connect(t, url)
+			for _, tag := range []string{"one", "two"} {
+				if _, err := admin.Exec(t.Context(), insertEvent, tag); err != nil {
+					t.Fatal(err)
+				}
+			}
+			do(t, other, `BEGIN`, postgres.TakeCounter)
+			if n := ask[int](t, other, postgres.NumberEvents, postgres.NumberedAtOnce); n != 2 {
+				t.Fatalf("%d events were numbered", n)
+			}
+			result := make(chan error, 1)
+			go func() { result <- s.Number(t.Context()) }()
+			eventually(t, "ours waits for the other", func() bool {
+				return ask[bool](t, admin, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $1::int = ANY(pg_blocking_pids(pid)))`, other.PgConn().PID())
+			})
+			r := &reader{s: s, seen: map[string]uint64{}}
+			if err := r.poll(t.Context(), 10); err != nil || r.since != 0 {
+				t.Errorf("a reader has seen %v, %v", r.seen, err)
+			}
+			end(t, other, admin)
+			if err := <-result; err != nil {
+				t.Fatal(err)
+			}
+			if err := r.poll(t.Context(), 10); err != nil || r.seen["one"] != 1 || r.seen["two"] != 2 {
+				t.Errorf("a reader has seen %v, %v", r.seen, err)
+			}
+			if newest, err := s.NewestEvent(t.Context()); err != nil || newest != 2 {
+				t.Errorf("newest event %d, %v", newest, err)
+			}
+		})
 	}
 }
 
