@@ -54,8 +54,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	readers.ConnConfig = cc.Copy()
-	readers.ConnConfig.RuntimeParams["default_transaction_read_only"] = "on"
+	readers.ConnConfig = readerConfig(cc)
 	readers.MaxConns = int32(cfg.Readers)
 	readers.AfterConnect = func(ctx context.Context, c *pgx.Conn) error { return s.verify(ctx, c) }
 	if s.readers, err = pgxpool.NewWithConfig(ctx, readers); err != nil {
@@ -64,6 +63,16 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	s.views = stdlib.OpenDB(*readers.ConnConfig)
 	s.views.SetMaxIdleConns(1)
 	return s, nil
+}
+
+// readerConfig is for connections for reading. Their statements are planned for the
+// values that they have: which index finds the builds of a state first depends on how
+// rare that state is.
+func readerConfig(cc *pgx.ConnConfig) *pgx.ConnConfig {
+	cc = cc.Copy()
+	cc.RuntimeParams["default_transaction_read_only"] = "on"
+	cc.RuntimeParams["plan_cache_mode"] = "force_custom_plan"
+	return cc
 }
 
 // facts are what makes a server fit or unfit.
