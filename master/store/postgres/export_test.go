@@ -25,27 +25,31 @@ func ConnConfig(url string) (*pgx.ConnConfig, error) {
 	return cc, err
 }
 
+// ReaderConfig is what its connections for reading are made of.
+func ReaderConfig(cc *pgx.ConnConfig) *pgx.ConnConfig { return readerConfig(cc) }
+
 // ClassOf is the class of an answer of the server.
 var ClassOf = classOf
 
 // The statements, by the names that plans_test.go has for them.
 var (
-	Queries = map[string]string{
+	InTransactions = map[string]string{
 		"lock slaves": lockSlaves, "lock sessions": lockSessions, "lock builds": lockBuilds, "lock attempts": lockAttempts,
 		"lock steps": lockSteps, "lock requests": lockRequests,
 		"slaves": slavesQuery, "sessions": sessionsQuery, "streams": streamsQuery, "logs": logsQuery, "requests": requestsQuery,
 		"refusals": refusalsQuery, "builds": buildsQuery, "wanted attempts": wantedAttempts, "wanted steps": wantedSteps,
-		"frame": frameQuery, "ends": endsQuery,
-		"sets": requirementsQuery, "queue": queueQuery, "ready": readyQuery, "waiting": waitingQuery, "waiting of": waitingOfQuery,
+		"frame": frameQuery, "ends": endsQuery, "take counter": takeCounter, "number": numberEvents, "store id": storeID,
+
+		"fences": fences.query, "log fences": logFences.query, "old slaves": oldSlaves.query, "old builds": oldBuilds.query,
+		"old attempts": oldAttempts.query, "old steps": oldSteps.query, "closed waits": closedWaits.query, "new builds": newBuilds.query,
+	}
+	Reads = map[string]string{
+		"a build": buildsQuery,
+		"sets":    requirementsQuery, "queue": queueQuery, "ready": readyQuery, "waiting": waitingQuery, "waiting of": waitingOfQuery,
 		"backed off": backedOffQuery, "turned back": turnedBackQuery, "next": nextReadyQuery,
 		"all attempts": allAttempts, "all steps": allSteps, "all slaves": allSlaves, "flaps": flapsQuery,
 		"epoch": epochQuery, "held": heldQuery, "held builds": heldBuilds, "held attempts": heldAttempts, "held steps": heldSteps,
 		"absentees": absenteesQuery, "events": eventsQuery, "of build": ofBuild, "newest": newestQuery, "log": logQuery,
-		"take counter": takeCounter, "number": numberEvents, "store id": storeID,
-	}
-	Writes = map[string]string{
-		"fences": fences.query, "log fences": logFences.query, "old slaves": oldSlaves.query, "old builds": oldBuilds.query,
-		"old attempts": oldAttempts.query, "old steps": oldSteps.query, "closed waits": closedWaits.query, "new builds": newBuilds.query,
 	}
 )
 
