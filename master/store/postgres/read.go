@@ -261,6 +261,11 @@ func (s *Store) NewestEvent(ctx context.Context) (uint64, error) {
 	return readOne(ctx, s, value[uint64], newestQuery)
 }
 
+// BrakeReleases is how often a person has let go of the brake.
+func (s *Store) BrakeReleases(ctx context.Context) (uint64, error) {
+	return readOne(ctx, s, value[uint64], `SELECT last FROM counters WHERE name = 'brake_releases'`)
+}
+
 // Waits returns the wait ledger of a build.
 func (s *Store) Waits(ctx context.Context, id lifecycle.BuildID) ([]store.Wait, error) {
 	return readAll(ctx, s, columns.ScanWait, `SELECT `+columns.Wait+` FROM waits WHERE build_id = $1 ORDER BY number`, string(id))
