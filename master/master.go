@@ -108,15 +108,20 @@ func New(cfg Config) (*Master, error) {
 	if m.link, err = link.New(linkConfig); err != nil {
 		return nil, err
 	}
-	if m.api, err = api.New(api.Config{
+	apiConfig := api.Config{
+		Self:     store.Master{Addrs: cfg.Masters, HTTP: cfg.HTTPAddr, Host: cfg.Host, Features: cfg.Features},
 		MasterID: cfg.ID, Version: cfg.Version, Store: cfg.Store, Commit: commit, Hub: m.hub,
 		Statuses: m.statuses, Brake: m.brake, ReleaseBrake: m.releaseBrake, NotReady: m.notReady, Logger: cfg.Logger, Metrics: cfg.Metrics, SafetyPoll: cfg.SafetyPoll,
 		LostAfter: cfg.LostAfter,
-	}); err != nil {
+	}
+	if m.peers != nil {
+		apiConfig.Peers = m.peers
+	}
+	if m.api, err = api.New(apiConfig); err != nil {
 		return nil, err
 	}
 	if m.dispatcher, err = schedule.NewDispatcher(schedule.DispatcherConfig{
-		Store: cfg.Store, Commit: commit, Hub: m.hub, Sessions: m.sessions, Entropy: cfg.Entropy,
+		MasterID: cfg.ID, Store: cfg.Store, Commit: commit, Hub: m.hub, Sessions: m.sessions, Entropy: cfg.Entropy,
 		Logger: cfg.Logger, Metrics: cfg.Metrics, SafetyPoll: cfg.SafetyPoll,
 	}); err != nil {
 		return nil, err
@@ -155,7 +160,7 @@ func (m *Master) joinPeers(commit *meteredCommitter) (err error) {
 		Self: store.Master{
 			ID: cfg.ID, Addrs: cfg.Masters, HTTP: cfg.HTTPAddr, Host: cfg.Host, Version: cfg.Version, Features: cfg.Features,
 		},
-		Store: cfg.Store, Commit: commit, Logger: cfg.Logger, Period: cfg.Beat,
+		Store: cfg.Store, Commit: commit, Logger: cfg.Logger, Metrics: cfg.Metrics, Period: cfg.Beat,
 		Shed: func(n int, to, why string) int { return m.link.Shed(n, to, why) },
 	})
 	return err

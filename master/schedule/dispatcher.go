@@ -48,9 +48,12 @@ type Committer interface {
 // DispatcherConfig configures a Dispatcher. Store, Commit, Hub, Sessions and
 // Entropy are required.
 type DispatcherConfig struct {
-	Store  store.Store
-	Commit Committer
-	Hub    *notify.Hub
+	// MasterID tells slaves that other masters of the store serve; empty: there
+	// are no other masters.
+	MasterID string
+	Store    store.Store
+	Commit   Committer
+	Hub      *notify.Hub
 	// Sessions returns the slaves connected to this master. Which of their
 	// slots are free the dispatcher knows from the store.
 	Sessions func() []Slave
