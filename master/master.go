@@ -354,6 +354,9 @@ func (m *Master) notReady() error {
 	case stopping:
 		return errStopping
 	default:
+		if err == nil && m.peers != nil && m.peers.Stalled() {
+			return errStalled
+		}
 		return err
 	}
 }
@@ -361,6 +364,7 @@ func (m *Master) notReady() error {
 var (
 	errStarting = errors.New("the master is starting")
 	errStopping = errors.New("the master is stopping")
+	errStalled  = errors.New("the store does not answer")
 )
 
 func (m *Master) sessions() []schedule.Slave {
