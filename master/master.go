@@ -226,8 +226,12 @@ func (m *Master) Run(ctx context.Context) error {
 		}
 		return err
 	}
+	silent := make(chan struct{}) // no beat comes after it
 	if m.peers != nil {
-		run(m.peers.Run)
+		run(func(ctx context.Context) error {
+			defer close(silent)
+			return m.peers.Run(ctx)
+		})
 	}
 	run(m.dispatcher.Run)
 	run(m.watch.Run)
@@ -237,7 +241,10 @@ func (m *Master) Run(ctx context.Context) error {
 	<-stopped.Done()
 	m.phase.Store(int32(stopping))
 	m.stopServing()
-	m.leavePeers()
+	if m.peers != nil {
+		<-silent
+		m.leavePeers()
+	}
 	stopHTTP()
 	stopCommitter()
 	err := group.Wait()
@@ -299,9 +306,6 @@ func (m *Master) adopt(ctx context.Context) error {
 
 // leavePeers says good-bye to the other masters, as long as the store is fit for it.
 func (m *Master) leavePeers() {
-	if m.peers == nil {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), replyGrace)
 	defer cancel()
 	if err := m.peers.Leave(ctx); err != nil {

@@ -180,7 +180,8 @@ func (p *Peers) Run(ctx context.Context) error {
 	}
 }
 
-// Leave says that this master is over. Its sessions have ended.
+// Leave says that this master is over. Its sessions have ended, and so has Run: a beat
+// after it would say the contrary.
 func (p *Peers) Leave(ctx context.Context) error {
 	return p.cfg.Commit.Do(ctx, &store.EndMaster{Now: time.Now(), Master: p.cfg.Self.ID, Who: "master " + p.cfg.Self.ID, Why: "it was stopped"})
 }

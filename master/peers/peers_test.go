@@ -57,7 +57,8 @@ type master struct {
 	id      string
 	gate    *mastertest.Gate
 	metrics *prometheus.Registry
-	kill    func() // it says nothing any more
+	hush    func() // it beats no more
+	kill    func() // nor commits anything
 
 	mu   sync.Mutex
 	shed []string      // what Shed was called with; guarded by mu
@@ -120,13 +121,21 @@ func (f *farm) start(id string, features ...string) *master {
 	if err := m.Join(ctx); err != nil {
 		f.Fatal(err)
 	}
-	ended.Go(func() {
-		if err := m.Run(ctx); err != nil {
+	beating, hush := context.WithCancel(ctx)
+	hushed := make(chan struct{})
+	go func() {
+		defer close(hushed)
+		if err := m.Run(beating); err != nil {
 			f.Error(err)
 		}
-	})
+	}()
+	m.hush = func() {
+		hush()
+		<-hushed
+	}
 	m.kill = sync.OnceFunc(func() {
 		m.gate.Release()
+		m.hush()
 		cancel()
 		ended.Wait()
 	})
@@ -335,6 +344,7 @@ func TestLeave(t *testing.T) {
 		if diff := cmp.Diff([]string{"y"}, a.Features()); diff != "" {
 			f.Error(diff)
 		}
+		b.hush()
 		if err := b.Leave(f.Context()); err != nil {
 			f.Fatal(err)
 		}
