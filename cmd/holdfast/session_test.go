@@ -209,7 +209,7 @@ func TestSlaves(t *testing.T) {
 	}
 	for _, key := range []string{"name", "instance", "state", "since", "epoch", "incarnation", "agent_version", "slots", "slots_busy",
 		"labels", "host", "accepting", "why_not", "backlog_updates", "backlog_log_bytes", "oldest_us", "clock_offset_us",
-		"round_trip_us", "flaps", "drained", "drain_reason", "drained_at", "quarantined_at", "quarantine_reason", "refused_at", "refused_why"} {
+		"round_trip_us", "flaps", "drained", "drain_reason", "drained_at", "quarantined_at", "quarantine_reason", "refused_at", "refused_why", "master", "elsewhere"} {
 		if _, ok := doc[key]; !ok {
 			t.Errorf("no %q in %v", key, doc)
 		}

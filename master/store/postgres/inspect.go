@@ -69,7 +69,7 @@ func Inspect(ctx context.Context, cfg Config) ([]Finding, error) {
 		return []Finding{{"database", Ill, "cannot be asked", err.Error()}}, nil
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	in := &inspector{conn: conn, cfg: cfg, cc: cc}
+	in := &inspector{conn: conn, cfg: cfg, cc: cc, long: longTransaction}
 	for _, look := range []func(context.Context) error{
 		in.server, in.privileges, in.schema, in.connections, in.transactions, in.numbers, in.size,
 	} {
@@ -94,7 +94,8 @@ type inspector struct {
 	conn  *pgx.Conn
 	cfg   Config
 	cc    *pgx.ConnConfig
-	made  bool // the database holds a store
+	long  time.Duration // longTransaction, but for tests
+	made  bool          // the database holds a store
 	found []Finding
 }
 
@@ -254,7 +255,7 @@ func (in *inspector) transactions(ctx context.Context) error {
 		FROM pg_prepared_xacts WHERE database = current_database() AND prepared < now() - make_interval(secs => $1)
 		UNION ALL SELECT format('replication slot %s, which nobody reads', slot_name), NULL, format('if its standby is gone: SELECT pg_drop_replication_slot(%L)', slot_name)
 		FROM pg_replication_slots WHERE NOT active AND (xmin IS NOT NULL OR database = current_database())
-		ORDER BY 2 DESC NULLS LAST LIMIT 10`, longTransaction.Seconds())
+		ORDER BY 2 DESC NULLS LAST LIMIT 10`, in.long.Seconds())
 	if err != nil {
 		return err
 	}
@@ -283,7 +284,7 @@ func (in *inspector) transactions(ctx context.Context) error {
 	case hidden > 0:
 		in.tell("database transactions", Well, fmt.Sprintf("%d sessions of other users are hidden from this one", hidden), "to have them looked at: GRANT pg_read_all_stats TO "+in.cc.User)
 	case none:
-		in.tell("database transactions", Well, fmt.Sprintf("none of others has been open for %v", longTransaction), "")
+		in.tell("database transactions", Well, fmt.Sprintf("none of others has been open for %v", in.long), "")
 	}
 	return nil
 }
