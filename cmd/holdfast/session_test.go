@@ -65,6 +65,7 @@ func (f *farm) plain(text string) string {
 	host, _ := os.Hostname()
 	text = strings.ReplaceAll(text, f.dir, "DIR")
 	text = strings.ReplaceAll(text, f.addr, "ADDR")
+	text = strings.ReplaceAll(text, f.http, "HTTP")
 	for _, v := range variable {
 		text = v.re.ReplaceAllString(text, v.to)
 	}
@@ -173,6 +174,8 @@ steps:
 	do("slave", "dead", name, "--reason", "burnt")
 	do("slave", "dead", "nobody", "--reason", "burnt")
 	do("slave", "reset", name)
+	do("masters")
+	do("masters", "--json")
 	do("brake", "release", "--reason", "just so")
 	do("brake", "release", "--reason", "just so", "--json")
 
