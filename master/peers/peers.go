@@ -60,7 +60,8 @@ type Peers struct {
 
 	mu     sync.Mutex
 	others []store.Master           // that serve; guarded by mu
-	silent map[string]time.Duration // how long their beats have stood still; guarded by mu
+	silent map[string]time.Duration // how long their beats had stood still when looked was; guarded by mu
+	looked time.Time                // guarded by mu
 	stall  bool                     // a beat waits for its commit for longer than HandOver; guarded by mu
 
 	// owned by Run
@@ -126,12 +127,16 @@ func (p *Peers) Serving() int {
 	return len(p.others)
 }
 
-// Silent is how long the beats of another master have stood still, as of the last
-// look; 0: they have not, or nothing is known of it.
+// Silent is how long the beats of another master have stood still, as far as was
+// looked: up to two Periods mean nothing. 0: nothing is known of it.
 func (p *Peers) Silent(id string) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.silent[id]
+	still, known := p.silent[id]
+	if !known {
+		return 0
+	}
+	return still + min(time.Since(p.looked), p.cfg.Period)
 }
 
 // Stalled reports whether this master has committed nothing for HandOver, although it
@@ -283,7 +288,7 @@ func (p *Peers) look(ctx context.Context, now time.Time) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.others, p.silent = others, silent
+	p.others, p.silent, p.looked = others, silent, now
 	return nil
 }
 
