@@ -10,9 +10,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"holdfast/master/link"
 	"holdfast/master/notify"
 	"holdfast/master/store"
-	"holdfast/proto/feature"
 )
 
 // Config configures a Master.
@@ -92,7 +92,7 @@ func (c *Config) setDefaults() error {
 		c.Masters = []string{c.Listener.Addr().String()}
 	}
 	if c.Features == nil {
-		c.Features = feature.All
+		c.Features = link.Features()
 	}
 	if c.LostAfter == 0 {
 		c.LostAfter = DefaultLostAfter

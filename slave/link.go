@@ -130,8 +130,8 @@ func (l *link) failed(err error) time.Duration {
 	}
 	l.at = (l.at + 1) % len(l.addrs)
 	if refused {
-		// A master may know which other one is the better for us. It cannot send us
-		// to where we would not have gone by ourselves.
+		// A master may know which other one is the better for us (P-move). It cannot
+		// send us to where we would not have gone by ourselves.
 		if at := slices.Index(l.addrs, refusal.Meta[rpcerr.MetaMaster]); at >= 0 {
 			l.at = at
 		}

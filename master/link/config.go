@@ -69,6 +69,9 @@ type Config struct {
 	Jitter func() float64
 }
 
+// Features are what this version can use beyond v1, by name.
+func Features() []string { return feature.All }
+
 // The limits of v1 (P-limits).
 const (
 	minBatchUpdates = 1000
@@ -113,7 +116,7 @@ func (c *Config) setDefaults() error {
 		return errors.New("link: limits are below those of the protocol (P-limits)")
 	}
 	if c.Features == nil {
-		c.Features = feature.All
+		c.Features = Features()
 	}
 	if c.MaxInFlight == 0 {
 		c.MaxInFlight = 4 << 20

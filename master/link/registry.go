@@ -142,7 +142,7 @@ func (r *registry) setStatus(s *session, st Status) (before Status) {
 // left alone: perhaps it cannot reach the other.
 const shedAgain = 10 * time.Minute
 
-// Shed ends at most n sessions with NOT_READY, all if n is negative, and tells their
+// Shed (P-move) ends at most n sessions with NOT_READY, all if n is negative, and tells their
 // slaves to try the master at the address to first, if there is one. It returns how
 // many it has ended. To a slave it is a cut: nothing is lost.
 func (s *Server) Shed(n int, to, why string) int {

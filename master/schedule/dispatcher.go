@@ -48,12 +48,12 @@ type Committer interface {
 // DispatcherConfig configures a Dispatcher. Store, Commit, Hub, Sessions and
 // Entropy are required.
 type DispatcherConfig struct {
-	// MasterID tells slaves that other masters of the store serve; empty: there
-	// are no other masters.
+	Store  store.Store
+	Commit Committer
+	Hub    *notify.Hub
+	// MasterID is this master's: slaves with a session at another one are left to
+	// that. Empty: there are no other masters.
 	MasterID string
-	Store    store.Store
-	Commit   Committer
-	Hub      *notify.Hub
 	// Sessions returns the slaves connected to this master. Which of their
 	// slots are free the dispatcher knows from the store.
 	Sessions func() []Slave
@@ -79,6 +79,7 @@ type Dispatcher struct {
 	asked  asked                          // owned by Run
 	forgot time.Time                      // when asked was last looked through; owned by Run
 	lapses map[lifecycle.InstanceID]lapse // owned by Run
+	taken  bool                           // another master was at what this round was to assign; owned by Run
 	noted  map[string]lifecycle.WaitCause // what groups were last told to wait for; owned by Run
 }
 
@@ -170,6 +171,7 @@ func (d *Dispatcher) round(ctx context.Context) (wake time.Time, err error) {
 		d.forgot = now
 		d.asked.forget(now)
 	}
+	d.taken = false
 	groups, offers, o, err := d.look(ctx, now)
 	if err != nil {
 		return time.Time{}, err
@@ -191,7 +193,7 @@ func (d *Dispatcher) round(ctx context.Context) (wake time.Time, err error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	if more {
+	if more || d.taken {
 		o.wakeAt(now)
 	}
 	return o.wake, nil
@@ -386,7 +388,10 @@ func (d *Dispatcher) commit(ctx context.Context, offers []offer) error {
 			d.metrics.assigned.Inc()
 			continue
 		}
-		// Whatever has changed meanwhile has left a hint.
+		if errors.Is(op.Err, store.ErrTaken) {
+			d.taken = true
+		}
+		// Whatever else has changed meanwhile has left a hint.
 		d.metrics.overtaken.Inc()
 		d.cfg.Logger.Debug("assignment overtaken", "build_id", op.Build, "err", op.Err)
 	}

@@ -90,10 +90,10 @@ func plan(now time.Time, builds []lifecycle.Build, slaves []Slave, asked asked) 
 }
 
 // choose returns the best slave for b, or what b waits for, be it elsewhere or
-// perhapsUnready; neither if no slave can carry it out. Since is when the last of those that match became what b
-// waits for now, if that is for one to come back or to take builds again; else
-// zero. A slave that already lost b is taken only when no other
-// connected slave matches, one that refused it only when it has changed; among
+// perhapsUnready; neither if no slave can carry it out. Since is when the last of
+// those that match became what b waits for now, if that is for one to come back or to
+// take builds again; else zero. A slave that already lost b is taken only when no
+// other connected slave matches, one that refused it only when it has changed; among
 // equals the one with most free slots wins.
 func (o *outcome) choose(now time.Time, b *lifecycle.Build, slaves []Slave, asked asked) (_ *Slave, _ lifecycle.WaitCause, since time.Time) {
 	var best *Slave
@@ -117,11 +117,9 @@ func (o *outcome) choose(now time.Time, b *lifecycle.Build, slaves []Slave, aske
 		case s.Elsewhere && !s.Accepting:
 			unready = true
 			continue
-		case s.Elsewhere && s.Free <= 0:
-			accepting = true // a full one says nothing of that, and need not
-			continue
 		case s.Elsewhere:
 			there = true
+			unspoilt = unspoilt || refused == nil && !slices.Contains(b.LostBy, s.Session.Instance)
 			continue
 		case !s.Connected:
 			continue

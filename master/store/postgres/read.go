@@ -112,7 +112,7 @@ func listQuery(f store.BuildFilter) (string, []any) {
 		arg(`n < (SELECT n FROM builds WHERE id = ?)`, string(f.Before))
 	}
 	if f.Name != "" {
-		arg(`name = ?`, f.Name)
+		arg(`name = ?`, storable(f.Name))
 	}
 	if len(f.States) > 0 {
 		arg(`state = ANY(?)`, texts(f.States))
