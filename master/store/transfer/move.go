@@ -61,8 +61,10 @@ func Move(ctx context.Context, cfg Config) (_ *Result, err error) {
 	if err := m.source.freeze(ctx, m.tables); err != nil {
 		return nil, err
 	}
-	if err := m.source.still(ctx); err != nil {
-		return nil, err
+	if !marked { // no master can have started on one that is
+		if err := m.source.still(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if state == finished {
 		err = m.recognise(ctx, begun)
