@@ -16,6 +16,8 @@ var (
 	// ErrRefused: one of the two is not in a state in which it can be moved, or be
 	// moved to. Nothing was written.
 	ErrRefused = errors.New("not moved")
+	// ErrAgain: a database could not be used for now, or was lost. Move again.
+	ErrAgain = errors.New("run the same command again, it goes on where it stopped")
 	// ErrMismatch: what was read back differs. The target stays half-moved.
 	ErrMismatch = errors.New("what was read back is not what was written")
 )
@@ -28,6 +30,14 @@ func refused(format string, args ...any) error {
 func full(name string, err error) error {
 	if errors.Is(err, store.ErrFull) || errors.Is(err, syscall.ENOSPC) {
 		return fmt.Errorf("the disk of %s is full; make room there and run the same command again, it goes on where it stopped: %w", name, err)
+	}
+	return err
+}
+
+// again says so of what passes by itself.
+func again(err error) error {
+	if errors.Is(err, store.ErrBusy) || errors.Is(err, store.ErrUnknown) {
+		return fmt.Errorf("%w; %w", err, ErrAgain)
 	}
 	return err
 }

@@ -38,6 +38,7 @@ func Move(ctx context.Context, cfg Config) (_ *Result, err error) {
 				_ = d.Close() // what counts is committed
 			}
 		}
+		err = again(err)
 	}()
 	marked, err := m.openSource(ctx)
 	if err != nil {
