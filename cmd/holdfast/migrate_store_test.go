@@ -61,7 +61,7 @@ func TestMigrateStore(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.out), &doc); err != nil || strings.Count(r.out, "\n") != 1 {
 		t.Fatalf("%v: %s", err, r.out)
 	}
-	if doc.StoreID != s.ID() || doc.Tables["builds"].Rows != 1 || len(doc.Tables["builds"].SHA256) != 64 || doc.Rows < 3 || doc.Bytes == 0 || doc.Changed != 1 || doc.Finished {
+	if doc.StoreID != s.ID() || doc.Tables["builds"].Rows != 1 || len(doc.Tables["builds"].SHA256) != 64 || doc.Rows < 3 || doc.Bytes == 0 || doc.Changed < 1 || doc.Finished {
 		t.Errorf("document %s", r.out)
 	}
 	is(exitOK, "already moved", "migrate-store", "--from", lite, "--to", pg)
