@@ -19,6 +19,7 @@ type group struct {
 	records  map[lifecycle.BuildID]*recordState
 	requests map[string]Request
 	refusals []RefusedFrame
+	taken    []lifecycle.BuildID // by other masters, at this moment
 
 	submitted []*recordState // new builds, in the order of their ops
 
@@ -123,6 +124,7 @@ func newGroup(tx Tx, rows *Rows) *group {
 		records:  make(map[lifecycle.BuildID]*recordState, len(rows.Records)),
 		requests: make(map[string]Request, len(rows.Requests)),
 		refusals: rows.Refusals,
+		taken:    rows.Taken,
 	}
 	for _, m := range rows.Masters {
 		g.masters[m.ID] = &masterState{Master: m}

@@ -52,7 +52,7 @@ func (op *EndMaster) keys(k *Keys) {
 func (op *EndMaster) reset()           { op.Err = nil }
 func (op *EndMaster) refuse(err error) { op.Err = err }
 
-// apply ends a master and its sessions. Their epochs stay: what such a session has
+// apply ends a master and its sessions (P-masters). Their epochs stay: what such a session has
 // still on its way to the store was fenced as well, and may count, until its slave
 // has connected anew.
 func (op *EndMaster) apply(_ context.Context, g *group) error {

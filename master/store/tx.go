@@ -50,8 +50,11 @@ type Keys struct {
 	Attempts   []lifecycle.AttemptID  // AttemptRows
 	Steps      []lifecycle.StepID     // StepRows
 	Builds     []lifecycle.BuildID    // records; see Rows
-	Refusals   []lifecycle.AttemptID  // refused frames, without data
-	Requests   []string
+	// Claims are builds as well. One that another transaction holds is not waited
+	// for: it is as if it were not there, and Rows.Taken names it.
+	Claims   []lifecycle.BuildID
+	Refusals []lifecycle.AttemptID // refused frames, without data
+	Requests []string
 
 	resolve resolve
 }
@@ -68,6 +71,7 @@ type Rows struct {
 	Records  []*lifecycle.Record
 	Refusals []RefusedFrame
 	Requests []Request
+	Taken    []lifecycle.BuildID // of Keys.Claims
 }
 
 // AttemptRow is the light form of an attempt: enough for batches that change

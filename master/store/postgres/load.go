@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -78,6 +79,8 @@ const (
 	lockSlaves   = `SELECT FROM slaves WHERE instance = ANY($1) OR name = ANY($2) ORDER BY instance FOR NO KEY UPDATE`
 	lockSessions = `SELECT FROM slaves WHERE connected = 1 AND ($1::text[] IS NULL OR master = ANY($1)) ORDER BY instance FOR NO KEY UPDATE`
 	lockBuilds   = `SELECT FROM builds WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
+	// claimBuilds is one after another as well, but waits for nobody.
+	claimBuilds  = `SELECT id FROM builds WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED`
 	lockAttempts = `SELECT FROM attempts WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
 	lockSteps    = `SELECT FROM steps WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
 	lockRequests = `SELECT FROM requests WHERE key = ANY($1) ORDER BY key FOR NO KEY UPDATE`
@@ -110,6 +113,12 @@ const (
 // Load reads, and locks if it is to be, in one round trip.
 func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 	instances, builds := texts(k.Instances), texts(k.Builds)
+	var claims, claimed []string
+	for _, id := range k.Claims {
+		if !slices.Contains(k.Builds, id) {
+			claims = append(claims, string(id))
+		}
+	}
 	attempts, steps := texts(k.Attempts), texts(k.Steps)
 	var sessionsOf []string // nil: of all masters
 	if !k.Sessions {
@@ -127,14 +136,18 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 		if len(instances)+len(k.Names) > 0 {
 			b.Queue(lockSlaves, instances, k.Names)
 		}
-		for _, lock := range []struct {
-			query string
-			keys  []string
-		}{{lockBuilds, builds}, {lockAttempts, attempts}, {lockSteps, steps}, {lockRequests, k.Requests}} {
-			if len(lock.keys) > 0 {
-				b.Queue(lock.query, lock.keys)
+		lock := func(query string, keys []string) {
+			if len(keys) > 0 {
+				b.Queue(query, keys)
 			}
 		}
+		lock(lockBuilds, builds)
+		if len(claims) > 0 {
+			queue(b, &claimed, value[string], claimBuilds, claims)
+		}
+		lock(lockAttempts, attempts)
+		lock(lockSteps, steps)
+		lock(lockRequests, k.Requests)
 	}
 	rows := &store.Rows{}
 	var sessions []store.Slave
@@ -154,7 +167,7 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 		queue(b, &rows.Steps, columns.ScanStepLog, logsQuery, steps)
 	}
 	var r recordRows
-	if len(builds) > 0 {
+	if builds := slices.Concat(builds, claims); len(builds) > 0 {
 		queue(b, &r.builds, columns.ScanBuild, buildsQuery, builds)
 		queue(b, &r.attempts, columns.ScanAttempt, wantedAttempts, builds, attempts, steps)
 		queue(b, &r.steps, columns.ScanStep, wantedSteps, builds, attempts, steps)
@@ -176,6 +189,16 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 	t.slaves = make(map[lifecycle.InstanceID]bool, len(rows.Slaves))
 	for i := range rows.Slaves {
 		t.slaves[rows.Slaves[i].Instance] = true
+	}
+	if k.Lock {
+		// What we do not hold may change.
+		r.builds = slices.DeleteFunc(r.builds, func(b lifecycle.Build) bool {
+			taken := slices.Contains(claims, string(b.ID)) && !slices.Contains(claimed, string(b.ID))
+			if taken {
+				rows.Taken = append(rows.Taken, b.ID)
+			}
+			return taken
+		})
 	}
 	rows.Records = columns.Records(r.builds, r.attempts, r.steps)
 	return rows, nil

@@ -83,8 +83,9 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 		func() (err error) {
 			// Settled attempts are read only if they are named: a build that
 			// was refused a thousand times costs what any other does.
-			wanted := make(map[lifecycle.BuildID]bool, len(k.Builds))
-			for _, id := range k.Builds {
+			builds := slices.Concat(k.Builds, k.Claims) // nobody else holds any
+			wanted := make(map[lifecycle.BuildID]bool, len(builds))
+			for _, id := range builds {
 				wanted[id] = true
 			}
 			named := make(map[lifecycle.AttemptID]bool)
@@ -98,7 +99,7 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 					named[s.Attempt] = true
 				}
 			}
-			rows.Records, err = loadRecords(ctx, t, k.Builds, unsettledByBuild, named)
+			rows.Records, err = loadRecords(ctx, t, builds, unsettledByBuild, named)
 			return err
 		},
 		func() error { return t.loadKept(ctx, k, rows) },
