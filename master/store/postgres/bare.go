@@ -73,7 +73,7 @@ func OpenBare(ctx context.Context, cfg Config) (_ *Bare, err error) {
 		return nil, fmt.Errorf("open store: %w", openError(err, cc))
 	}
 	if err = b.look(ctx); err != nil {
-		_ = b.Conn.Close(context.WithoutCancel(ctx))
+		_ = b.Close(ctx)
 		return nil, fmt.Errorf("open store: %w", openError(err, cc))
 	}
 	return b, nil
@@ -134,8 +134,8 @@ func (b *Bare) Meta(ctx context.Context) (map[string]string, error) {
 }
 
 // Close closes the connection.
-func (b *Bare) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+func (b *Bare) Close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	return b.Conn.Close(ctx)
 }

@@ -22,9 +22,6 @@ func Fill(tb testing.TB, open Open, seed uint64, steps int, odd bool) {
 		r.commit(op)
 		r.want("beat", op.Err, nil)
 	}
-	end := &store.EndMaster{Now: r.tick(), Master: "m1", Why: "stopped"}
-	r.commit(end)
-	r.want("end", end.Err, nil)
 	keys := []string{"key", "keyz"}
 	if odd {
 		keys = append(keys, "key\x00b", "key\xffa")
@@ -42,6 +39,11 @@ func Fill(tb testing.TB, open Open, seed uint64, steps int, odd bool) {
 	}
 	for range steps {
 		w.step()
+	}
+	// As a master leaves it that was stopped in order.
+	r.commit(&store.EndSessions{Now: r.tick(), Why: "stopped"}, &store.EndMaster{Now: r.tick(), Master: "m1", Why: "stopped"}, &store.EndMaster{Now: r.tick(), Master: "m2", Why: "stopped"})
+	for _, sl := range r.slaves {
+		sl.connected = false
 	}
 	r.check(invariant.Options{})
 	if err := r.s.Close(); err != nil {

@@ -20,7 +20,7 @@ type database interface {
 	versions() (have, newest int64)
 	// occupied is why a database without a store is not empty; empty: it is.
 	occupied() string
-	// lock keeps other transfers away, until Close.
+	// lock keeps other transfers away, until close.
 	lock(ctx context.Context) error
 	// prepare makes the tables.
 	prepare(ctx context.Context) error
@@ -40,7 +40,7 @@ type database interface {
 	begin(ctx context.Context) error
 	// commit must not return before it is on disk.
 	commit(ctx context.Context) error
-	rollback()
+	rollback(ctx context.Context)
 	// moved is told once the source is marked.
 	moved(ctx context.Context)
 
@@ -57,7 +57,7 @@ type database interface {
 
 	// classify wraps an error in a class of package store.
 	classify(err error) error
-	Close() error
+	close(ctx context.Context) error
 }
 
 // metaTable is the one that has the marks.

@@ -6,7 +6,8 @@
 //	   └── digest of each table  ══ equal? ══ digest of each table, read back
 //	                                  │
 //	                1. target: mark off, in the transaction that read it back
-//	                2. source: mark "moved to", in the one that has read it all
+//	                2. target: what the masters that are gone have left is noted as over
+//	                3. source: mark "moved to", in the one that has read it all
 //
 // # Guarantees
 //
@@ -37,7 +38,7 @@
 //	before the mark of the target      the target is empty, or an empty set of tables
 //	while rows are copied              position and rows are one transaction; Move goes on
 //	before the target's mark is off    all is there; Move verifies again
-//	between 1 and 2                    two whole stores. Move finds the target finished,
+//	between 1 and 3                    two whole stores. Move finds the target finished,
 //	                                   and the source as it was, and marks the source.
 //	                                   A source that was used since is refused: a person
 //	                                   must say which of the two goes on

@@ -8,7 +8,7 @@ func Shapes(ctx context.Context, p Place) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer d.Close()
+	defer d.close(ctx)
 	tables, err := d.tables(ctx)
 	if err != nil {
 		return nil, err

@@ -34,8 +34,8 @@ func Move(ctx context.Context, cfg Config) (_ *Result, err error) {
 	defer func() {
 		for _, d := range []database{m.target, m.source} {
 			if d != nil {
-				d.rollback()
-				_ = d.Close() // what counts is committed
+				d.rollback(ctx)
+				_ = d.close(ctx) // what counts is committed
 			}
 		}
 		err = again(err)
@@ -76,6 +76,12 @@ func Move(ctx context.Context, cfg Config) (_ *Result, err error) {
 		return nil, err
 	}
 	if !marked {
+		// The target is whole: from here on a master may be on it.
+		_ = m.target.close(ctx)
+		if err := m.cfg.To.settle(ctx, m.cfg.Now()); err != nil {
+			return nil, fmt.Errorf("all is in %s, but sessions of masters that are gone are still noted there, and %s is not marked; run the same command again: %w",
+				m.target.Name(), m.source.Name(), full(m.target.Name(), err))
+		}
 		// If we crash before this commit, both stores are whole and none says so of
 		// the other: recognise is for that.
 		err := m.source.set(ctx, store.MetaMovedTo, m.target.Name())
@@ -213,7 +219,7 @@ func (m *mover) carry(ctx context.Context, state state, begun store.Transfer) er
 	if err := m.copy(ctx); err != nil {
 		return full(m.target.Name(), err)
 	}
-	if err := m.settle(ctx); err != nil {
+	if err := m.verify(ctx); err != nil {
 		return full(m.target.Name(), err)
 	}
 	return nil
@@ -225,7 +231,7 @@ func (m *mover) begin(ctx context.Context, print string) error {
 	if err := m.target.freeze(ctx, m.tables); err != nil {
 		return err
 	}
-	defer m.target.rollback()
+	defer m.target.rollback(ctx)
 	meta, err := m.target.Meta(ctx)
 	if err != nil {
 		return err
@@ -359,7 +365,7 @@ func (m *mover) write(ctx context.Context, t *table, rows [][]any, at position) 
 	if err := m.target.begin(ctx); err != nil {
 		return err
 	}
-	defer m.target.rollback()
+	defer m.target.rollback(ctx)
 	if err := m.target.insert(ctx, t, rows); err != nil {
 		if errors.Is(m.target.classify(err), store.ErrPoison) {
 			return fmt.Errorf("%s does not take a row up to %s: %w", m.target.Name(), at, err)

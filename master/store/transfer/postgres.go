@@ -48,6 +48,7 @@ func (d *pgDB) lock(ctx context.Context) error {
 	return nil
 }
 
+func (d *pgDB) close(ctx context.Context) error   { return d.Close(ctx) }
 func (d *pgDB) identity() string                  { return d.Database }
 func (d *pgDB) versions() (have, newest int64)    { return d.Version, d.Newest }
 func (d *pgDB) prepare(ctx context.Context) error { return d.Make(ctx) }
@@ -159,9 +160,9 @@ func (d *pgDB) commit(ctx context.Context) error {
 	return nil
 }
 
-func (d *pgDB) rollback() {
+func (d *pgDB) rollback(ctx context.Context) {
 	if !d.Conn.IsClosed() && d.Conn.PgConn().TxStatus() != 'I' {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		_ = d.exec(ctx, `ROLLBACK`) // a lost connection rolls back by itself
 	}

@@ -32,6 +32,7 @@ func (d *liteDB) moved(context.Context)                        {}
 func (d *liteDB) follow(context.Context, []*table) error       { return nil } // the largest rowid counts
 func (d *liteDB) classify(err error) error                     { return sqlite.Classify(err) }
 func (d *liteDB) freeze(ctx context.Context, _ []*table) error { return d.begin(ctx) }
+func (d *liteDB) close(context.Context) error                  { return d.Close() }
 func (d *liteDB) lock(context.Context) error                   { return nil } // it has the file's
 func (d *liteDB) drop(ctx context.Context, keys ...string) error {
 	for _, key := range keys {
@@ -72,10 +73,10 @@ func (d *liteDB) commit(ctx context.Context) error {
 	return nil
 }
 
-func (d *liteDB) rollback() {
+func (d *liteDB) rollback(ctx context.Context) {
 	if d.open {
 		d.open = false
-		_ = d.exec(context.Background(), `ROLLBACK`) // SQLite may have done it by itself
+		_ = d.exec(context.WithoutCancel(ctx), `ROLLBACK`) // SQLite may have done it by itself
 	}
 }
 
@@ -121,27 +122,29 @@ func (d *liteDB) read(ctx context.Context, t *table, after []any, each func([]an
 
 func (d *liteDB) insert(ctx context.Context, t *table, rows [][]any) error {
 	most := max(1, maxMarks/len(t.columns))
+	for len(rows) >= most {
+		// As many as go into whole statements of the largest size.
+		whole := len(rows) - len(rows)%most
+		if err := d.insertBy(ctx, t, rows[:whole], most); err != nil {
+			return err
+		}
+		rows = rows[whole:]
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	return d.insertBy(ctx, t, rows, len(rows))
+}
+
+// insertBy inserts so many rows with each run of a statement. They come out even.
+func (d *liteDB) insertBy(ctx context.Context, t *table, rows [][]any, n int) error {
 	one := "(?" + strings.Repeat(", ?", len(t.columns)-1) + ")"
-	var stmt *sql.Stmt
-	defer func() {
-		if stmt != nil {
-			_ = stmt.Close()
-		}
-	}()
-	prepared := 0
-	for some := range slices.Chunk(rows, most) {
-		if len(some) != prepared {
-			if stmt != nil {
-				_ = stmt.Close()
-			}
-			var err error
-			stmt, err = d.Conn.PrepareContext(ctx, "INSERT INTO "+t.name+" ("+strings.Join(t.names(), ", ")+") VALUES "+
-				one+strings.Repeat(", "+one, len(some)-1))
-			if err != nil {
-				return sqlite.Classify(err)
-			}
-			prepared = len(some)
-		}
+	stmt, err := d.Conn.PrepareContext(ctx, "INSERT INTO "+t.name+" ("+strings.Join(t.names(), ", ")+") VALUES "+one+strings.Repeat(", "+one, n-1))
+	if err != nil {
+		return sqlite.Classify(err)
+	}
+	defer stmt.Close()
+	for some := range slices.Chunk(rows, n) {
 		if _, err := stmt.ExecContext(ctx, slices.Concat(some...)...); err != nil {
 			return fmt.Errorf("table %s: %w", t.name, sqlite.Classify(err))
 		}

@@ -240,7 +240,7 @@ func TestCrashPoints(t *testing.T) {
 	if err := b.Make(t.Context()); err != nil { // tables and no mark
 		t.Fatal(err)
 	}
-	b.Close()
+	b.Close(t.Context())
 	first := mustMove(t, from, pg)
 
 	// Between the two commits: the target is a store, and the source says nothing.
@@ -394,12 +394,18 @@ func TestMasters(t *testing.T) {
 	}, 3, 0, false)
 	s := openPG(t, pg)
 	defer s.Close()
+	beat := func(ctx context.Context) error {
+		return s.Commit(ctx, &store.Beat{Now: time.Now(), Master: store.Master{ID: "alive", Host: "here"}})
+	}
+	if err := beat(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		for ctx.Err() == nil {
-			_ = s.Commit(ctx, &store.Beat{Now: time.Now(), Master: store.Master{ID: "alive", Host: "here"}})
+			_ = beat(ctx)
 			select {
 			case <-time.After(50 * time.Millisecond):
 			case <-ctx.Done():
@@ -431,13 +437,47 @@ func TestMasters(t *testing.T) {
 		t.Errorf("a second transfer: %v", during)
 	}
 	// It wakes up, and is kept out.
-	if err := s.Commit(t.Context(), &store.Beat{Now: time.Now(), Master: store.Master{ID: "alive"}}); err == nil {
+	if err := beat(t.Context()); err == nil {
 		t.Error("a master that woke up can still commit")
 	}
-	if err := s.Commit(t.Context(), &store.Beat{Now: time.Now(), Master: store.Master{ID: "alive"}}); !errors.Is(err, store.ErrMoved) || store.Classify(err) != store.Fatal {
+	if err := beat(t.Context()); !errors.Is(err, store.ErrMoved) || store.Classify(err) != store.Fatal {
 		t.Errorf("a master that woke up: %v", err)
 	}
 	l := openLite(t, dir)
+	good(t, l, l.Views(), r.StoreID)
+}
+
+// A master that was killed has left sessions, or itself, to whoever comes: on the
+// other database nobody would end them.
+func TestKilledMaster(t *testing.T) {
+	from, pg, dir := filled(t, 0), pgtest.Database(t), t.TempDir()
+	alter(t, from, `UPDATE slaves SET connected = 1, master = 'gone' WHERE name = 'b7'`)
+	mustMove(t, from, pg)
+	s := openPG(t, pg)
+	slaves, err := s.Slaves(t.Context())
+	if err != nil || len(slaves) < 2 {
+		t.Fatal(slaves, err)
+	}
+	for _, sl := range slaves {
+		if sl.Connected {
+			t.Errorf("slave %s is connected to a master that is gone", sl.Name)
+		}
+	}
+	if err := s.Commit(t.Context(), &store.Beat{Now: time.Now(), Master: store.Master{ID: "killed", Host: "here"}}); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	r := mustMove(t, pg, "sqlite:"+dir)
+	l := openLite(t, dir)
+	masters, err := l.Masters(t.Context(), time.Time{})
+	if err != nil || len(masters) != 3 {
+		t.Fatal(masters, err)
+	}
+	for _, m := range masters {
+		if m.Ended.IsZero() {
+			t.Errorf("master %s serves", m.ID)
+		}
+	}
 	good(t, l, l.Views(), r.StoreID)
 }
 

@@ -15,8 +15,8 @@ func Undo(ctx context.Context, p Place) (to string, err error) {
 		return "", err
 	}
 	defer func() {
-		d.rollback()
-		_ = d.Close() // what counts is committed
+		d.rollback(ctx)
+		_ = d.close(ctx) // what counts is committed
 	}()
 	if err := d.lock(ctx); err != nil {
 		return "", err

@@ -85,14 +85,14 @@ func inNewOrder(ctx context.Context, d database, t *table, change func(string) s
 	return sum, err
 }
 
-// settle reads the target back and, in the same transaction, takes the mark off. If
+// verify reads the target back and, in the same transaction, takes the mark off. If
 // we crash before the commit, it is half-moved still, and Move verifies again; after
 // it, it is a store, and recognise marks the source.
-func (m *mover) settle(ctx context.Context) error {
+func (m *mover) verify(ctx context.Context) error {
 	if err := m.target.freeze(ctx, m.tables); err != nil {
 		return err
 	}
-	defer m.target.rollback()
+	defer m.target.rollback(ctx)
 	progress := Progress{Phase: Verifying}
 	var err error
 	if progress.Total, err = m.countAll(ctx, m.target); err != nil {
