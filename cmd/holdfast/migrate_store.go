@@ -130,7 +130,7 @@ func (o *migrateStoreOptions) runUndo(ctx context.Context, std stdio) error {
 	if o.json {
 		return printJSONLines(std.out, []changedDoc{{Changed: true}})
 	}
-	_, err = fmt.Fprintf(std.out, "A master may start on %s again. It knows nothing of what happened since it was moved; never start one on %s: delete that.\n", place, clean(to))
+	_, err = fmt.Fprintf(std.out, "A master may start on %s again. It knows nothing of what happened since it was moved; never start one on %s as well.\n", place, clean(to))
 	return err
 }
 

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 )
 
 // Keys of store_meta that say that a store was moved, or is being moved, to another
@@ -36,11 +37,19 @@ func Movable(meta map[string]string, name string) error {
 			return fmt.Errorf("%w: its mark cannot be read: %w", ErrHalfMoved, err)
 		}
 		return fmt.Errorf("%w: run `holdfast migrate-store --from %s --to %s` again, which goes on where it stopped, or go on with %s and delete this one",
-			ErrHalfMoved, t.From, name, t.From)
+			ErrHalfMoved, quoted(t.From), quoted(name), t.From)
 	}
 	if to, ok := meta[MetaMovedTo]; ok {
 		return fmt.Errorf("%w: its builds are in %s now; start the master there. Only one of the two may ever be used; to go on with this one all the same, `holdfast migrate-store --undo %s`",
-			ErrMoved, to, name)
+			ErrMoved, to, quoted(name))
 	}
 	return nil
+}
+
+// quoted is a word as a shell takes it.
+func quoted(word string) string {
+	if !strings.ContainsAny(word, " \t\"'`$&|;<>()*?[]#~!\\") {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }

@@ -139,7 +139,7 @@ func (d *liteDB) insert(ctx context.Context, t *table, rows [][]any) error {
 // insertBy inserts so many rows with each run of a statement. They come out even.
 func (d *liteDB) insertBy(ctx context.Context, t *table, rows [][]any, n int) error {
 	one := "(?" + strings.Repeat(", ?", len(t.columns)-1) + ")"
-	stmt, err := d.Conn.PrepareContext(ctx, "INSERT INTO "+t.name+" ("+strings.Join(t.names(), ", ")+") VALUES "+one+strings.Repeat(", "+one, n-1))
+	stmt, err := d.Conn.PrepareContext(ctx, "INSERT INTO "+t.name+" ("+strings.Join(t.names(), ", ")+") VALUES "+one+strings.Repeat(", "+one, n-1)) //nolint:sqlclosecheck // it is, four lines on
 	if err != nil {
 		return sqlite.Classify(err)
 	}
