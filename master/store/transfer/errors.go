@@ -14,7 +14,7 @@ var (
 	// ErrNoStore: there is no store at the source.
 	ErrNoStore = errors.New("no store there")
 	// ErrRefused: one of the two is not in a state in which it can be moved, or be
-	// moved to. Nothing was written.
+	// moved to. Nothing was written to what was there.
 	ErrRefused = errors.New("not moved")
 	// ErrAgain: a database could not be used for now, or was lost. Move again.
 	ErrAgain = errors.New("run the same command again, it goes on where it stopped")

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"holdfast/master/store"
 	"holdfast/master/store/postgres"
@@ -229,6 +231,11 @@ func decode(kind byte, format int16, raw []byte) (any, error) {
 
 func (d *pgDB) insert(ctx context.Context, t *table, rows [][]any) error {
 	if _, err := d.Conn.CopyFrom(ctx, pgx.Identifier{t.name}, t.names(), pgx.CopyFromRows(rows)); err != nil {
+		var pe *pgconn.PgError
+		if errors.As(err, &pe) && pe.Code == "23505" {
+			// In the source they were two.
+			return fmt.Errorf("%w: two rows of table %s differ in nothing but bytes that PostgreSQL cannot keep, NUL or what is no UTF-8: %s", ErrRefused, t.name, pe.Detail)
+		}
 		return fmt.Errorf("table %s: %w", t.name, postgres.Classify(err))
 	}
 	return nil

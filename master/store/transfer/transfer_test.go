@@ -372,6 +372,14 @@ func TestRefused(t *testing.T) {
 			t.Errorf("used source: %v", err)
 		}
 	})
+	t.Run("keys that become one", func(t *testing.T) {
+		from, pg := filled(t, 0), pgtest.Database(t)
+		alter(t, from, `INSERT INTO requests SELECT 'twin' || CAST(x'00' AS TEXT), kind, body, build_id, result, at_us FROM requests LIMIT 1;
+			INSERT INTO requests SELECT 'twin' || CAST(x'ff' AS TEXT), kind, body, build_id, result, at_us FROM requests LIMIT 1`)
+		if _, err := move(t, from, pg); !errors.Is(err, transfer.ErrRefused) || !strings.Contains(err.Error(), "table requests") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("twins: %v", err)
+		}
+	})
 	t.Run("older source", func(t *testing.T) {
 		alter(t, other, `DELETE FROM schema_versions WHERE version_id = (SELECT max(version_id) FROM schema_versions)`)
 		if _, err := move(t, other, "sqlite:"+t.TempDir()); !errors.Is(err, transfer.ErrRefused) || !strings.Contains(err.Error(), "start the master on it once") {
