@@ -19,6 +19,13 @@ import (
 // transferLock is the advisory lock of whoever moves a database.
 const transferLock = 0x686f6c646d6f7665 // "holdmove"
 
+// lockPoll is the time between two tries to get it, lockWait that after which it is
+// another's.
+const (
+	lockPoll = 50 * time.Millisecond
+	lockWait = 3 * time.Second
+)
+
 // beatPoll is the time between two looks at the masters' beats.
 const beatPoll = 200 * time.Millisecond
 
@@ -38,16 +45,25 @@ func openPostgres(ctx context.Context, url string) (*pgDB, error) {
 	return &pgDB{Bare: b}, nil
 }
 
-// lock keeps other transfers away, as long as there is the connection.
+// lock keeps other transfers away, as long as there is the connection. One that was
+// just ended may hold it until the server has noticed.
 func (d *pgDB) lock(ctx context.Context) error {
-	var ours bool
-	if err := d.Conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1)`, int64(transferLock)).Scan(&ours); err != nil {
-		return postgres.Classify(err)
+	poll := time.NewTicker(lockPoll)
+	defer poll.Stop()
+	for end := time.Now().Add(lockWait); ; {
+		var ours bool
+		if err := d.Conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1)`, int64(transferLock)).Scan(&ours); err != nil || ours {
+			return postgres.Classify(err)
+		}
+		if time.Now().After(end) {
+			return refused("another holdfast is moving %s; wait until it has ended", d.Name())
+		}
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	if !ours {
-		return refused("another holdfast is moving %s; wait until it has ended (of one that was killed the server notices within seconds)", d.Name())
-	}
-	return nil
 }
 
 func (d *pgDB) close(ctx context.Context) error   { return d.Close(ctx) }
