@@ -78,6 +78,11 @@ func (o *chaosOptions) run(ctx context.Context) error {
 		}
 		o.cfg.Faults = append(o.cfg.Faults, f)
 	}
+	unfinished := o.cfg
+	unfinished.Exe = "self"
+	if err := unfinished.Check(); err != nil {
+		return badUsage("%s", strings.TrimPrefix(err.Error(), chaos.ErrInvalid.Error()+": "))
+	}
 	if o.cfg.Dir != "" {
 		if info, err := os.Stat(o.cfg.Dir); err != nil || !info.IsDir() {
 			return badUsage("--dir %s is no directory", o.cfg.Dir)
@@ -114,7 +119,7 @@ func (o *chaosOptions) run(ctx context.Context) error {
 	report, err := chaos.Run(ctx, o.cfg)
 	view.end()
 	if errors.Is(err, chaos.ErrInvalid) {
-		return badUsage("%w", err)
+		return badUsage("%s", strings.TrimPrefix(err.Error(), chaos.ErrInvalid.Error()+": "))
 	}
 	if report != nil {
 		print := printChaos

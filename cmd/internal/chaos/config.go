@@ -82,6 +82,16 @@ type Status struct {
 	News string
 }
 
+// Check returns ErrInvalid for what Run would refuse, before it has looked at
+// anything.
+func (c Config) Check() error {
+	c, err := c.withDefaults()
+	if err == nil && c.Store != "" {
+		_, err = parseStore(c.Store)
+	}
+	return err
+}
+
 func (c Config) withDefaults() (Config, error) {
 	if c.Exe == "" {
 		return c, fmt.Errorf("%w: no executable", ErrInvalid)

@@ -2,7 +2,6 @@ package chaos
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -20,15 +19,26 @@ type database struct {
 	config        *pgx.ConnConfig
 }
 
+// parseStore reads a URL. It leaves it, and the password in it, out of errors.
+func parseStore(raw string) (*pgx.ConnConfig, error) {
+	cc, err := pgx.ParseConfig(raw)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: --store is no URL of a PostgreSQL database", ErrInvalid)
+	case cc.TLSConfig != nil && len(cc.Fallbacks) == 0:
+		return nil, fmt.Errorf("%w: the masters' way to the database leads through proxies, which TLS would notice; give a URL with sslmode=disable", ErrInvalid)
+	case cc.User == "" || cc.Database == "":
+		return nil, fmt.Errorf("%w: the URL of --store names no user or no database", ErrInvalid)
+	}
+	return cc, nil
+}
+
 // newDatabase looks where a database is, and that it is empty: what is in it is
 // judged as if it were all ours.
 func newDatabase(raw string) (*database, error) {
-	cc, err := pgx.ParseConfig(raw)
+	cc, err := parseStore(raw)
 	if err != nil {
-		return nil, fmt.Errorf("%w: --store is no URL of a PostgreSQL database", ErrInvalid)
-	}
-	if cc.TLSConfig != nil && cc.Fallbacks == nil {
-		return nil, fmt.Errorf("%w: the masters' way to the database leads through proxies, which TLS would notice; give a URL with sslmode=disable", ErrInvalid)
+		return nil, err
 	}
 	d := &database{url: raw, config: cc, network: "tcp", addr: net.JoinHostPort(cc.Host, fmt.Sprint(cc.Port))}
 	if filepath.IsAbs(cc.Host) {
@@ -57,9 +67,6 @@ func (d *database) through(proxy string) (string, error) {
 	host, port, err := net.SplitHostPort(proxy)
 	if err != nil {
 		return "", err
-	}
-	if d.config.User == "" || d.config.Database == "" {
-		return "", errors.New("the URL of --store names no user or no database")
 	}
 	u := url.URL{Scheme: "postgres", Host: net.JoinHostPort(host, port), Path: "/" + d.config.Database, RawQuery: "sslmode=disable"}
 	u.User = url.User(d.config.User)

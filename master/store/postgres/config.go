@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -64,12 +63,11 @@ func ms(d time.Duration) string { return fmt.Sprint(d.Milliseconds()) }
 // check validates c, fills in the defaults, and reads the URL.
 func (c Config) check() (Config, *pgx.ConnConfig, error) {
 	if c.URL == "" {
-		return c, nil, errors.New("postgres: Config.URL is required")
+		return c, nil, fmt.Errorf("%w: none is given", ErrURL)
 	}
 	cc, err := pgx.ParseConfig(c.URL)
 	if err != nil {
-		// pgx says what is wrong and leaves the password out.
-		return c, nil, fmt.Errorf("%w: %w", ErrURL, err)
+		return c, nil, urlError(err)
 	}
 	for name, value := range sessionSettings {
 		cc.RuntimeParams[name] = value

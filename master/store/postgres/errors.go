@@ -78,6 +78,19 @@ func classOf(e *pgconn.PgError) error {
 	}
 }
 
+// urlError says what is wrong with a URL, and nothing that is in it: which part of a
+// malformed one is the password is a guess, pgx's as well.
+func urlError(err error) error {
+	text := err.Error()
+	if i := strings.LastIndex(text, "`: "); i >= 0 {
+		text = text[i+3:] // what goes before is the URL
+	}
+	if strings.HasPrefix(text, "failed to parse as") {
+		text, _, _ = strings.Cut(text, " (") // where, in its own words
+	}
+	return fmt.Errorf("%w: %s", ErrURL, strings.ReplaceAll(text, "\n", " "))
+}
+
 // openError says why the server cannot be reached, in one line that says what to do.
 func openError(err error, cc *pgx.ConnConfig) error {
 	where := fmt.Sprintf("%s:%d", cc.Host, cc.Port)
@@ -97,6 +110,10 @@ func openError(err error, cc *pgx.ConnConfig) error {
 			return fmt.Errorf("%w database %q at %s: %s; make it: createdb -O %s %s", ErrRefused, cc.Database, where, what, cc.User, cc.Database)
 		case "42501":
 			return fmt.Errorf("%w user %q: %s; the user must own the database or a schema of its own: ALTER DATABASE %s OWNER TO %s", ErrRefused, cc.User, what, cc.Database, cc.User)
+		case "53300":
+			return fmt.Errorf("%w user %q at %s: %s; end other clients, or raise max_connections in postgresql.conf (or the limit of the database or the user)", ErrRefused, cc.User, where, what)
+		case "57P03":
+			return fmt.Errorf("%w at %s: %s; wait until it is up and start again", ErrRefused, where, what)
 		case "08P01":
 			return fmt.Errorf("%w: %s says %s; a connection pooler in between cannot be used, give the server's own address", ErrServer, where, what)
 		}

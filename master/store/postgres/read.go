@@ -112,7 +112,7 @@ func listQuery(f store.BuildFilter) (string, []any) {
 		arg(`n < (SELECT n FROM builds WHERE id = ?)`, string(f.Before))
 	}
 	if f.Name != "" {
-		arg(`name = ?`, f.Name)
+		arg(`name = ?`, storable(f.Name))
 	}
 	if len(f.States) > 0 {
 		arg(`state = ANY(?)`, texts(f.States))
@@ -259,6 +259,11 @@ func (s *Store) BuildEvents(ctx context.Context, id lifecycle.BuildID) ([]lifecy
 // NewestEvent is the number of the newest event.
 func (s *Store) NewestEvent(ctx context.Context) (uint64, error) {
 	return readOne(ctx, s, value[uint64], newestQuery)
+}
+
+// BrakeReleases is how often a person has let go of the brake.
+func (s *Store) BrakeReleases(ctx context.Context) (uint64, error) {
+	return readOne(ctx, s, value[uint64], `SELECT last FROM counters WHERE name = 'brake_releases'`)
 }
 
 // Waits returns the wait ledger of a build.

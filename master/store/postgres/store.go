@@ -33,6 +33,7 @@ type Store struct {
 
 	numbering sync.Mutex
 	sequencer *pgx.Conn // guarded by numbering; nil: to be connected
+	over      bool      // guarded by numbering: there is none to be any more
 }
 
 // ID returns the store id.
@@ -171,6 +172,7 @@ func (s *Store) closeAll() {
 	}
 	s.numbering.Lock()
 	defer s.numbering.Unlock()
+	s.over = true
 	if s.sequencer != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
