@@ -18,6 +18,7 @@ import (
 	"holdfast/master/spec"
 	"holdfast/master/store"
 	"holdfast/master/store/postgres"
+	"holdfast/master/store/transfer"
 	"holdfast/proto/rpcerr"
 )
 
@@ -47,11 +48,18 @@ func TestExitCode(t *testing.T) {
 		{fmt.Errorf("listen: %w", syscall.EADDRINUSE), 7},
 		{fmt.Errorf("open: %w", store.ErrInUse), 7},
 		{fmt.Errorf("open: %w", store.ErrNewer), 7},
+		{fmt.Errorf("open: %w", store.ErrHalfMoved), 7},
+		{fmt.Errorf("open: %w", store.ErrMoved), 7},
+		{fmt.Errorf("x: %w", transfer.ErrRefused), 7},
+		{fmt.Errorf("x: %w", transfer.ErrPlace), 2},
+		{fmt.Errorf("x: %w", transfer.ErrNoStore), 6},
+		{fmt.Errorf("x: %w", transfer.ErrAgain), 5},
+		{fmt.Errorf("x: %w", transfer.ErrMismatch), 70},
+		{fmt.Errorf("x: %w", postgres.ErrURL), 2},
+		{fmt.Errorf("x: %w", postgres.ErrUnreachable), 5},
+		{fmt.Errorf("x: %w", postgres.ErrRefused), 7},
+		{fmt.Errorf("x: %w", postgres.ErrServer), 7},
 		{fmt.Errorf("open: %w", journal.ErrNewerVersion), 7},
-		{fmt.Errorf("open: %w", postgres.ErrURL), 2},
-		{fmt.Errorf("open: %w", postgres.ErrUnreachable), 5},
-		{fmt.Errorf("open: %w", postgres.ErrRefused), 7},
-		{fmt.Errorf("open: %w", postgres.ErrServer), 7},
 		{journal.ErrLocked, 7},
 		{journal.ErrCorrupt, 70},
 		{store.ErrFatal, 70},
@@ -154,6 +162,8 @@ func TestUsage(t *testing.T) {
 		{"master"}, {"master", "--data", "x", "--lost-after", "-1s"}, {"master", "--data", "x", "--listen", "nonsense"},
 		{"master", "--data", "x", "--log-level", "loud"}, {"master", "--data", "x", "--advertise", "nonsense"},
 		{"events", "--since", "-1"},
+		{"migrate-store"}, {"migrate-store", "--from", "sqlite:x"}, {"migrate-store", "--from", "mysql://x", "--to", "sqlite:y"},
+		{"migrate-store", "--from", "sqlite:x", "--to", "postgres://h:port/d"}, {"migrate-store", "--undo", "sqlite:x", "--to", "sqlite:y"},
 	} {
 		r := run(t, "", args...)
 		if r.code != exitUsage || r.out != "" {

@@ -28,7 +28,7 @@ var (
 // known are the errors that have a class.
 var known = []error{
 	store.ErrBusy, store.ErrFull, store.ErrUnknown, store.ErrPoison, store.ErrFatal, store.ErrFenced,
-	store.ErrNotFound, store.ErrNewer, store.ErrClosed, context.Canceled, context.DeadlineExceeded,
+	store.ErrNotFound, store.ErrNewer, store.ErrHalfMoved, store.ErrMoved, store.ErrClosed, context.Canceled, context.DeadlineExceeded,
 }
 
 // classify wraps an error in the class that package store knows. One that has a
@@ -99,7 +99,7 @@ func openError(err error, cc *pgx.ConnConfig) error {
 	}
 	var pe *pgconn.PgError
 	switch {
-	case errors.Is(err, ErrServer), errors.Is(err, store.ErrNewer):
+	case errors.Is(err, ErrServer), errors.Is(err, store.ErrNewer), errors.Is(err, store.ErrHalfMoved), errors.Is(err, store.ErrMoved):
 		return err
 	case errors.As(err, &pe):
 		what := fmt.Sprintf("%s (SQLSTATE %s)", pe.Message, pe.Code)

@@ -20,8 +20,9 @@ import (
 const minVersion = 140000
 
 // Open opens the store in a database, or makes it in an empty one. It returns
-// ErrURL, ErrUnreachable, ErrRefused or ErrServer, with what to do about it, and
-// ErrNewer for a store of a newer version, all before it has written anything.
+// ErrURL, ErrUnreachable, ErrRefused or ErrServer, with what to do about it, ErrNewer
+// for a store of a newer version, and ErrHalfMoved or ErrMoved for one that was being
+// moved or has been, all before it has written anything.
 // Several masters may do this at once.
 //
 // It changes no build, no attempt and no slave: other masters may be at work.
@@ -43,6 +44,9 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	s.conn = conn
 	if err := facts.clocks(cfg.Now(), cfg.MaxSkew); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
+	}
+	if err := movable(ctx, conn, cc); err != nil {
+		return nil, fmt.Errorf("open store: %w", openError(err, cc))
 	}
 	if err := migrate(ctx, conn, cc); err != nil {
 		return nil, fmt.Errorf("open store: %w", openError(err, cc))
@@ -154,6 +158,9 @@ func (s *Store) verify(ctx context.Context, conn *pgx.Conn) error {
 	}
 	if err := f.fit(conn.PgConn().PID()); err != nil {
 		return err
+	}
+	if err := movable(ctx, conn, s.cc); err != nil {
+		return fmt.Errorf("%w: %w", store.ErrFatal, err)
 	}
 	var id string
 	if err := conn.QueryRow(ctx, storeID).Scan(&id); err != nil {
