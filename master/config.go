@@ -1,6 +1,7 @@
 package master
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"holdfast/master/link"
+	"holdfast/master/notify"
 	"holdfast/master/store"
 )
 
@@ -26,6 +29,14 @@ type Config struct {
 	// SoleOwner is true when no other master can use the store: all sessions
 	// that the store still shows as open are then known to be over.
 	SoleOwner bool
+	// Relay carries hints to and from the other masters of the store; nil: none.
+	Relay Relay
+	// Host and HTTPAddr are told to people who ask for the masters.
+	Host     string
+	HTTPAddr string
+	// Beat is the time between two signs of life to other masters; see package
+	// peers. Default: 2 s.
+	Beat time.Duration
 	// Listener serves gRPC; Run closes it.
 	Listener net.Listener
 	// HTTP serves the HTTP endpoints; nil: none. Run closes it.
@@ -55,6 +66,14 @@ type Config struct {
 	Jitter func() float64
 }
 
+// Relay carries hints between the masters of one store.
+type Relay interface {
+	// Send passes hints about a commit on to the others. It does not block.
+	Send(keys ...notify.Key)
+	// Run does the carrying, and publishes what the others send, until ctx ends.
+	Run(ctx context.Context, hub *notify.Hub) error
+}
+
 // The defaults of Config.
 const (
 	DefaultLostAfter        = 30 * time.Minute
@@ -71,6 +90,9 @@ func (c *Config) setDefaults() error {
 	}
 	if len(c.Masters) == 0 {
 		c.Masters = []string{c.Listener.Addr().String()}
+	}
+	if c.Features == nil {
+		c.Features = link.Features()
 	}
 	if c.LostAfter == 0 {
 		c.LostAfter = DefaultLostAfter

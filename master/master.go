@@ -17,6 +17,7 @@ import (
 	"holdfast/master/api"
 	"holdfast/master/link"
 	"holdfast/master/notify"
+	"holdfast/master/peers"
 	"holdfast/master/schedule"
 	"holdfast/master/store"
 )
@@ -60,6 +61,7 @@ type Master struct {
 	api        *api.Server
 	dispatcher *schedule.Dispatcher
 	watch      *schedule.Watch
+	peers      *peers.Peers // nil: no other master can use the store
 	grpc       *grpc.Server
 	phase      atomic.Int32
 }
@@ -84,15 +86,26 @@ func New(cfg Config) (*Master, error) {
 		OnCommit: func(ops []store.Op) {
 			events := store.EventsOf(ops...)
 			m.metrics.told(events)
-			m.hub.Publish(keysOf(ops, events)...)
+			keys := keysOf(ops, events)
+			m.hub.Publish(keys...)
+			if cfg.Relay != nil {
+				cfg.Relay.Send(keys...)
+			}
 		},
 	})
 	commit := &meteredCommitter{m.committer, m.metrics}
-	if m.link, err = link.New(link.Config{
+	if err := m.joinPeers(commit); err != nil {
+		return nil, err
+	}
+	linkConfig := link.Config{
 		MasterID: cfg.ID, Masters: cfg.Masters, Store: cfg.Store, Commit: commit, Hub: m.hub,
 		Logger: cfg.Logger, Metrics: cfg.Metrics, LostAfter: cfg.LostAfter, SafetyPoll: cfg.SafetyPoll, Jitter: cfg.Jitter,
 		Features: cfg.Features,
-	}); err != nil {
+	}
+	if m.peers != nil {
+		linkConfig.Peers = m.peers
+	}
+	if m.link, err = link.New(linkConfig); err != nil {
 		return nil, err
 	}
 	if m.api, err = api.New(api.Config{
@@ -103,7 +116,7 @@ func New(cfg Config) (*Master, error) {
 		return nil, err
 	}
 	if m.dispatcher, err = schedule.NewDispatcher(schedule.DispatcherConfig{
-		Store: cfg.Store, Commit: commit, Hub: m.hub, Sessions: m.sessions, Entropy: cfg.Entropy,
+		MasterID: cfg.ID, Store: cfg.Store, Commit: commit, Hub: m.hub, Sessions: m.sessions, Entropy: cfg.Entropy,
 		Logger: cfg.Logger, Metrics: cfg.Metrics, SafetyPoll: cfg.SafetyPoll,
 	}); err != nil {
 		return nil, err
@@ -130,6 +143,22 @@ func New(cfg Config) (*Master, error) {
 	m.link.Register(m.grpc)
 	m.api.Register(m.grpc)
 	return m, nil
+}
+
+// joinPeers makes the part that knows the other masters of the store.
+func (m *Master) joinPeers(commit *meteredCommitter) (err error) {
+	cfg := &m.cfg
+	if cfg.SoleOwner {
+		return nil
+	}
+	m.peers, err = peers.New(peers.Config{
+		Self: store.Master{
+			ID: cfg.ID, Addrs: cfg.Masters, HTTP: cfg.HTTPAddr, Host: cfg.Host, Version: cfg.Version, Features: cfg.Features,
+		},
+		Store: cfg.Store, Commit: commit, Logger: cfg.Logger, Period: cfg.Beat,
+		Shed: func(n int, to, why string) int { return m.link.Shed(n, to, why) },
+	})
+	return err
 }
 
 // Run serves until ctx ends or a component fails; it returns nil after a stop
@@ -168,6 +197,18 @@ func (m *Master) Run(ctx context.Context) error {
 		defer stop()
 		return m.serveHTTP(httpCtx)
 	})
+	relayCtx, stopRelay := context.WithCancel(context.WithoutCancel(ctx))
+	relayed := make(chan struct{})
+	go func() {
+		defer close(relayed)
+		if m.cfg.Relay != nil {
+			_ = m.cfg.Relay.Run(relayCtx, m.hub) // nil: it gives up only when told to
+		}
+	}()
+	defer func() { // last: it passes on what the committer has done
+		stopRelay()
+		<-relayed
+	}()
 	if err := m.adopt(stopped); err != nil {
 		m.phase.Store(int32(stopping))
 		stopHTTP()
@@ -180,6 +221,9 @@ func (m *Master) Run(ctx context.Context) error {
 		}
 		return err
 	}
+	if m.peers != nil {
+		run(m.peers.Run)
+	}
 	run(m.dispatcher.Run)
 	run(m.watch.Run)
 	run(m.serveGRPC)
@@ -188,6 +232,7 @@ func (m *Master) Run(ctx context.Context) error {
 	<-stopped.Done()
 	m.phase.Store(int32(stopping))
 	m.stopServing()
+	m.leavePeers()
 	stopHTTP()
 	stopCommitter()
 	err := group.Wait()
@@ -234,7 +279,10 @@ func (m *Master) stopServing() {
 // lost watch sees their slaves (P-lost). With several masters on the store only
 // one's own sessions may be touched; a master with a new id has none.
 func (m *Master) adopt(ctx context.Context) error {
-	if !m.cfg.SoleOwner {
+	if m.peers != nil {
+		if err := m.peers.Join(ctx); err != nil {
+			return fmt.Errorf("join the other masters: %w", err)
+		}
 		return nil
 	}
 	op := &store.EndSessions{Now: time.Now(), Why: "the master was restarted"}
@@ -242,6 +290,18 @@ func (m *Master) adopt(ctx context.Context) error {
 		return fmt.Errorf("note slaves as away: %w", err)
 	}
 	return nil
+}
+
+// leavePeers says good-bye to the other masters, as long as the store is fit for it.
+func (m *Master) leavePeers() {
+	if m.peers == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), replyGrace)
+	defer cancel()
+	if err := m.peers.Leave(ctx); err != nil {
+		m.cfg.Logger.Warn("the other masters were not told of the end; they will notice", "err", err)
+	}
 }
 
 func (m *Master) serveHTTP(ctx context.Context) error {

@@ -129,6 +129,13 @@ func (l *link) failed(err error) time.Duration {
 		}
 	}
 	l.at = (l.at + 1) % len(l.addrs)
+	if refused {
+		// A master may know which other one is the better for us (P-move). It cannot
+		// send us to where we would not have gone by ourselves.
+		if at := slices.Index(l.addrs, refusal.Meta[rpcerr.MetaMaster]); at >= 0 {
+			l.at = at
+		}
+	}
 	l.noteLate(err)
 	l.backoff.Backoff.Cap = l.a.cfg.ReconnectCap
 	if refused && rpcerr.Is(err, rpcerr.Identity, rpcerr.BadHello, rpcerr.WrongStore) {

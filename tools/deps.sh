@@ -49,14 +49,16 @@ fi
 if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
 	echo "installing$packages"
 	log=$(mktemp)
-	no_cluster= no_start=
-	trap 'rm -f "$log" $no_cluster $no_start' EXIT
+	conf=/etc/postgresql-common/createcluster.d
+	no_cluster=$conf/holdfast-deps.conf
+	no_start=
+	trap 'rm -f "$log" "$no_cluster" $no_start; rmdir "$conf" 2>/dev/null || true' EXIT
 	# Debian's PostgreSQL comes with a cluster and a service that runs it, which
-	# nobody asked for here; what is there already stays as it is.
-	if [[ $packages == *postgresql* && ! -e /etc/postgresql-common/createcluster.d/holdfast.conf ]]; then
-		mkdir -p /etc/postgresql-common/createcluster.d
-		no_cluster=/etc/postgresql-common/createcluster.d/holdfast.conf
-		echo 'create_main_cluster = false' >$no_cluster
+	# nobody asked for here. Only while we install: what is there stays as it
+	# is, and who installs it later gets what they expect.
+	if [[ $packages == *postgresql* ]]; then
+		mkdir -p "$conf"
+		echo 'create_main_cluster = false' >"$no_cluster"
 	fi
 	# The same for pgbouncer's service: not started now, nor with the machine.
 	if [[ $packages == *pgbouncer* && ! -e /usr/sbin/policy-rc.d ]]; then

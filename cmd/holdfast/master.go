@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,9 +21,9 @@ type masterOptions struct {
 func newMaster(std stdio) *cobra.Command {
 	var opts masterOptions
 	var logger func() (*slog.Logger, error)
-	cmd := command("master --data DIR [--listen HOST:PORT] [--http HOST:PORT] [flags]", "Run a master",
+	cmd := command("master --data DIR | --store URL [--listen HOST:PORT] [--http HOST:PORT] [flags]", "Run a master",
 		`Runs a master: the queue, the history, and the service that slaves and commands talk to.
-Its store is DIR/holdfast.db.
+Its store is DIR/holdfast.db, or a PostgreSQL database, which several masters may share.
 
 The first INT or TERM stops it in order, which takes a moment; the second at once.
 Either is as safe as kill -9: builds run on, and their slaves report to the next master.`,
@@ -33,7 +34,9 @@ Either is as safe as kill -9: builds run on, and their slaves report to the next
 			return opts.run(ctx)
 		})
 	f := cmd.Flags()
-	f.StringVar(&opts.data, "data", "", "`DIR` for the store (required)")
+	f.StringVar(&opts.data, "data", "", "`DIR` for the store")
+	f.StringVar(&opts.store, "store", os.Getenv("HOLDFAST_STORE"), "`URL` of a PostgreSQL database for the store, postgres://USER@HOST:PORT/DATABASE, instead of --data ($HOLDFAST_STORE keeps a password off the command line)")
+	f.Lookup("store").DefValue = ""
 	f.StringVar(&opts.listen, "listen", defaultAddr, "`HOST:PORT` to serve slaves and commands on (gRPC)")
 	f.StringVar(&opts.http, "http", "127.0.0.1:7480", "`HOST:PORT` to serve HTTP on; empty: none")
 	f.StringSliceVar(&opts.advertise, "advertise", nil, "`HOST:PORT`[,…] that slaves are told to dial (default: --listen)")
@@ -47,8 +50,10 @@ Either is as safe as kill -9: builds run on, and their slaves report to the next
 
 func (o *masterOptions) run(ctx context.Context) error {
 	switch {
-	case o.data == "":
-		return badUsage("--data DIR is missing")
+	case o.data == "" && o.store == "":
+		return badUsage("--data DIR is missing, or --store URL for a PostgreSQL database")
+	case o.data != "" && o.store != "":
+		return badUsage("--data and --store (or HOLDFAST_STORE) are both given: the store is one or the other")
 	case o.lostAfter <= 0:
 		return badUsage("--lost-after wants a duration above zero, got %v; a build can say lost_after: never", o.lostAfter)
 	case o.tick < 0:

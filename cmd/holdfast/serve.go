@@ -20,6 +20,7 @@ import (
 	"holdfast/cmd/internal/client"
 	"holdfast/master"
 	"holdfast/master/store"
+	"holdfast/master/store/postgres"
 	"holdfast/master/store/sqlite"
 )
 
@@ -33,6 +34,7 @@ func stopSignals() (<-chan os.Signal, func()) {
 // masterConfig is what a master process is made of.
 type masterConfig struct {
 	data, listen, http string
+	store              string // URL of a PostgreSQL database; empty: SQLite in data
 	advertise          []string
 	lostAfter, tick    time.Duration
 	log                *slog.Logger
@@ -64,18 +66,43 @@ func openMaster(ctx context.Context, cfg masterConfig) (p *masterParts, err erro
 			return p, err
 		}
 	}
-	path := filepath.Join(cfg.data, "holdfast.db")
-	s, err := sqlite.Open(ctx, sqlite.Config{Path: path, Logger: cfg.log})
-	if err != nil {
-		return p, fmt.Errorf("%s: %w", path, err)
-	}
-	p.store = s
-	p.master, err = master.New(master.Config{
-		ID: client.NewID(), Version: version, Store: s, SoleOwner: true,
+	mc := master.Config{
+		ID: client.NewID(), Version: version,
 		Listener: p.grpc, HTTP: p.http, Masters: advertised(cfg.advertise, p.grpc.Addr()),
 		LostAfter: cfg.lostAfter, Tick: cfg.tick, Logger: cfg.log, Metrics: p.metrics,
-	})
+	}
+	if err := p.openStore(ctx, cfg, &mc); err != nil {
+		return p, err
+	}
+	p.master, err = master.New(mc)
 	return p, err
+}
+
+// sharedPoll is how often who waits for hints looks without one, where other masters
+// send them: a lost one delays nobody longer.
+const sharedPoll = 10 * time.Second
+
+// openStore opens the store, and says in mc who shares it.
+func (p *masterParts) openStore(ctx context.Context, cfg masterConfig, mc *master.Config) error {
+	if cfg.store == "" {
+		path := filepath.Join(cfg.data, "holdfast.db")
+		s, err := sqlite.Open(ctx, sqlite.Config{Path: path, Logger: cfg.log})
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		p.store, mc.Store, mc.SoleOwner = s, s, true
+		return nil
+	}
+	s, err := postgres.Open(ctx, postgres.Config{URL: cfg.store, Logger: cfg.log})
+	if err != nil {
+		return fmt.Errorf("--store: %w", err)
+	}
+	p.store, mc.Store, mc.Relay, mc.SafetyPoll = s, s, s.Relay(mc.ID), sharedPoll
+	mc.Host, _ = os.Hostname() // for people
+	if p.http != nil {
+		mc.HTTPAddr = advertised(nil, p.http.Addr())[0]
+	}
+	return nil
 }
 
 // close releases what openMaster took. The master must not run.

@@ -35,10 +35,16 @@ type Config struct {
 	MasterID string
 	// Masters are the addresses of all masters of the store, for Welcome.
 	Masters []string
-	Store   store.Store
-	Commit  Committer
-	Hub     *notify.Hub
-	Logger  *slog.Logger // default: slog.Default
+	// Peers knows the other masters of the store; nil: there are none. Its word on
+	// addresses and features goes before Masters and Features.
+	Peers interface {
+		Addrs() []string
+		Features() []string
+	}
+	Store  store.Store
+	Commit Committer
+	Hub    *notify.Hub
+	Logger *slog.Logger // default: slog.Default
 	// Metrics is where the metrics are registered. Default: nowhere.
 	Metrics prometheus.Registerer
 	// LostAfter is the farm's default, for P-identity. Default: 30 min.
@@ -63,12 +69,32 @@ type Config struct {
 	Jitter func() float64
 }
 
+// Features are what this version can use beyond v1, by name.
+func Features() []string { return feature.All }
+
 // The limits of v1 (P-limits).
 const (
 	minBatchUpdates = 1000
 	minBatchBytes   = 256 << 10
 	minChunkBytes   = 64 << 10
 )
+
+// masters are the addresses for a Welcome.
+func (c *Config) masters() []string {
+	if c.Peers != nil {
+		return c.Peers.Addrs()
+	}
+	return c.Masters
+}
+
+// features are those that may be agreed with a slave: what its updates are kept as,
+// every master of the store must be able to read (P-feature).
+func (c *Config) features() []string {
+	if c.Peers != nil {
+		return c.Peers.Features()
+	}
+	return c.Features
+}
 
 func (c *Config) setDefaults() error {
 	if c.Store == nil || c.Commit == nil || c.Hub == nil || c.MasterID == "" {
@@ -90,7 +116,7 @@ func (c *Config) setDefaults() error {
 		return errors.New("link: limits are below those of the protocol (P-limits)")
 	}
 	if c.Features == nil {
-		c.Features = feature.All
+		c.Features = Features()
 	}
 	if c.MaxInFlight == 0 {
 		c.MaxInFlight = 4 << 20

@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -9,6 +10,7 @@ import (
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/store"
+	"holdfast/proto/rpcerr"
 )
 
 // Status is the newest SlaveStatus of a session. It is not durable.
@@ -42,6 +44,7 @@ type registry struct {
 	// entering are the names that somebody is being admitted under; the channel
 	// is closed when it is decided. Guarded by mu.
 	entering map[string]chan struct{}
+	shed     map[lifecycle.InstanceID]time.Time // slaves that were sent away to spread them; guarded by mu
 }
 
 func newRegistry() registry {
@@ -49,6 +52,7 @@ func newRegistry() registry {
 		byInstance: make(map[lifecycle.InstanceID]*session),
 		byName:     make(map[string]int),
 		entering:   make(map[string]chan struct{}),
+		shed:       make(map[lifecycle.InstanceID]time.Time),
 	}
 }
 
@@ -132,6 +136,42 @@ func (r *registry) setStatus(s *session, st Status) (before Status) {
 	}
 	s.status = st
 	return before
+}
+
+// shedAgain is how long a slave that was sent to another master and came back is
+// left alone: perhaps it cannot reach the other.
+const shedAgain = 10 * time.Minute
+
+// Shed (P-move) ends at most n sessions with NOT_READY, all if n is negative, and tells their
+// slaves to try the master at the address to first, if there is one. It returns how
+// many it has ended. To a slave it is a cut: nothing is lost.
+func (s *Server) Shed(n int, to, why string) int {
+	refusal := rpcerr.New(rpcerr.NotReady, "%s", why)
+	if to != "" {
+		refusal = refusal.With(rpcerr.MetaMaster, to)
+	}
+	r := &s.registry
+	r.mu.Lock()
+	now := time.Now()
+	maps.DeleteFunc(r.shed, func(_ lifecycle.InstanceID, at time.Time) bool { return now.Sub(at) >= shedAgain })
+	var ended []*session
+	for id, s := range r.byInstance {
+		if n >= 0 {
+			if _, lately := r.shed[id]; lately {
+				continue
+			}
+			if len(ended) == n {
+				break
+			}
+			r.shed[id] = now
+		}
+		ended = append(ended, s)
+	}
+	r.mu.Unlock()
+	for _, s := range ended {
+		s.end(refusal)
+	}
+	return len(ended)
 }
 
 // Connected returns the open sessions, by name.

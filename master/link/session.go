@@ -84,7 +84,7 @@ func (s *session) id() store.Session {
 // has returned.
 func (s *session) run(ctx context.Context, stream holdfastv1.LinkService_ConnectServer, h *holdfastv1.Hello, wants []store.Want) error {
 	s.server.metrics.open.Inc()
-	s.features = commonFeatures(s.server.cfg.Features, h.GetFeatures())
+	s.features = commonFeatures(s.server.cfg.features(), h.GetFeatures())
 	if err := s.welcome(stream, h, wants); err != nil {
 		close(s.received)
 		return err
@@ -114,7 +114,7 @@ func (s *session) welcome(stream holdfastv1.LinkService_ConnectServer, h *holdfa
 		StoreId:      s.server.store.ID(),
 		Epoch:        uint64(s.epoch),
 		MasterId:     s.server.cfg.MasterID,
-		Masters:      s.server.cfg.Masters,
+		Masters:      s.server.cfg.masters(),
 		ServerTimeUs: time.Now().UnixMicro(),
 		Limits:       s.server.cfg.Limits,
 		Features:     s.features,

@@ -71,6 +71,17 @@ func (s *Subscription) Close() {
 	}
 }
 
+// PublishAll hints every subscriber: some hints may have been lost.
+func (h *Hub) PublishAll() {
+	h.mu.Lock()
+	keys := make([]Key, 0, len(h.subs))
+	for k := range h.subs {
+		keys = append(keys, k)
+	}
+	h.mu.Unlock()
+	h.Publish(keys...)
+}
+
 // Publish hints all subscribers of keys.
 func (h *Hub) Publish(keys ...Key) {
 	h.mu.Lock()

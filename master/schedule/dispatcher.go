@@ -51,6 +51,9 @@ type DispatcherConfig struct {
 	Store  store.Store
 	Commit Committer
 	Hub    *notify.Hub
+	// MasterID is this master's: slaves with a session at another one are left to
+	// that.
+	MasterID string
 	// Sessions returns the slaves connected to this master. Which of their
 	// slots are free the dispatcher knows from the store.
 	Sessions func() []Slave
@@ -76,6 +79,7 @@ type Dispatcher struct {
 	asked  asked                          // owned by Run
 	forgot time.Time                      // when asked was last looked through; owned by Run
 	lapses map[lifecycle.InstanceID]lapse // owned by Run
+	taken  bool                           // another master was at what this round was to assign; owned by Run
 	noted  map[string]lifecycle.WaitCause // what groups were last told to wait for; owned by Run
 }
 
@@ -167,6 +171,7 @@ func (d *Dispatcher) round(ctx context.Context) (wake time.Time, err error) {
 		d.forgot = now
 		d.asked.forget(now)
 	}
+	d.taken = false
 	groups, offers, o, err := d.look(ctx, now)
 	if err != nil {
 		return time.Time{}, err
@@ -188,7 +193,7 @@ func (d *Dispatcher) round(ctx context.Context) (wake time.Time, err error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	if more {
+	if more || d.taken {
 		o.wakeAt(now)
 	}
 	return o.wake, nil
@@ -383,7 +388,10 @@ func (d *Dispatcher) commit(ctx context.Context, offers []offer) error {
 			d.metrics.assigned.Inc()
 			continue
 		}
-		// Whatever has changed meanwhile has left a hint.
+		if errors.Is(op.Err, store.ErrTaken) {
+			d.taken = true
+		}
+		// Whatever else has changed meanwhile has left a hint.
 		d.metrics.overtaken.Inc()
 		d.cfg.Logger.Debug("assignment overtaken", "build_id", op.Build, "err", op.Err)
 	}

@@ -77,7 +77,7 @@ func plan(now time.Time, builds []lifecycle.Build, slaves []Slave, asked asked) 
 func (o *outcome) choose(now time.Time, b *lifecycle.Build, slaves []Slave, asked asked) (_ *Slave, _ lifecycle.WaitCause, since time.Time) {
 	var best *Slave
 	bestLost := false
-	known, connected, accepting, unspoilt, unsupported := false, false, false, false, false
+	known, connected, accepting, unspoilt, unsupported, elsewhere := false, false, false, false, false, false
 	for i := range slaves {
 		s := &slaves[i]
 		if !b.Policy.Matches(s.Labels) {
@@ -91,6 +91,11 @@ func (o *outcome) choose(now time.Time, b *lifecycle.Build, slaves []Slave, aske
 		known = true
 		if s.Since.After(since) {
 			since = s.Since
+		}
+		if s.Elsewhere {
+			elsewhere = true
+			unspoilt = unspoilt || refused == nil && !slices.Contains(b.LostBy, s.Session.Instance)
+			continue
 		}
 		if !s.Connected {
 			continue
@@ -116,6 +121,10 @@ func (o *outcome) choose(now time.Time, b *lifecycle.Build, slaves []Slave, aske
 	switch {
 	case best != nil && !(bestLost && unspoilt):
 		return best, "", time.Time{}
+	case elsewhere && !accepting:
+		// Another master knows better. Two that tell different things would go on
+		// rewriting the queue.
+		return nil, b.Wait, time.Time{}
 	case accepting:
 		return nil, lifecycle.WaitBusy, time.Time{} // also: only one that lost it is free, or one that refused it
 	case connected:

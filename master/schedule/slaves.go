@@ -14,6 +14,9 @@ type Slave struct {
 	Name      string
 	Labels    map[string]string
 	Connected bool // to this master, and Session is its open session
+	// Elsewhere: it has its session at another master, which knows whether it takes
+	// builds, and gives it some. Free is known.
+	Elsewhere bool
 	Accepting bool
 	Slots     int
 	Free      int    // of Slots
@@ -38,7 +41,7 @@ func (d *Dispatcher) since(now time.Time, slaves []Slave) {
 	lapses := make(map[lifecycle.InstanceID]lapse)
 	for i := range slaves {
 		s := &slaves[i]
-		if s.takes() {
+		if s.takes() || s.Elsewhere {
 			continue
 		}
 		l, known := d.lapses[s.Session.Instance]
@@ -76,6 +79,10 @@ func (d *Dispatcher) slaves(ctx context.Context) ([]Slave, error) {
 			s.Free, s.Freed = s.Slots-row.Busy, row.Freed
 		} else {
 			s = Slave{Session: store.Session{Instance: row.Instance, Epoch: row.Epoch}, Name: row.Name, Labels: row.Labels, Slots: row.Slots}
+			if row.Connected && row.Master != d.cfg.MasterID {
+				s.Elsewhere = !row.Drained && row.Quarantined.IsZero()
+				s.Free, s.Freed = s.Slots-row.Busy, row.Freed
+			}
 		}
 		slaves = append(slaves, s)
 	}

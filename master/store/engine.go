@@ -101,7 +101,7 @@ again:
 
 // empty reports whether there is nothing to save.
 func (w *Writes) empty() bool {
-	return len(w.Fences) == 0 && len(w.LogFences) == 0 && len(w.Slaves) == 0 &&
+	return len(w.Fences) == 0 && len(w.LogFences) == 0 && len(w.Masters) == 0 && len(w.Slaves) == 0 &&
 		len(w.NewBuilds) == 0 && len(w.Builds) == 0 && len(w.NewAttempts) == 0 && len(w.Attempts) == 0 &&
 		len(w.NewSteps) == 0 && len(w.Steps) == 0 && len(w.Frames) == 0 && len(w.Chunks) == 0 &&
 		len(w.LogGaps) == 0 && len(w.Refused) == 0 && len(w.Waits) == 0 && len(w.Requests) == 0 &&

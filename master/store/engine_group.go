@@ -12,12 +12,14 @@ type group struct {
 	tx      Tx
 	current int // index of the op that runs
 
+	masters  map[string]*masterState
 	slaves   map[lifecycle.InstanceID]*slaveState
 	attempts map[lifecycle.AttemptID]*attemptState
 	steps    map[lifecycle.StepID]*stepState
 	records  map[lifecycle.BuildID]*recordState
 	requests map[string]Request
 	refusals []RefusedFrame
+	taken    []lifecycle.BuildID // by other masters, at this moment
 
 	submitted []*recordState // new builds, in the order of their ops
 
@@ -32,6 +34,12 @@ type group struct {
 	refused     []RefusedFrame
 	waits       []WaitWrite
 	events      []lifecycle.Event
+}
+
+// masterState is a master's row and whether it has changed.
+type masterState struct {
+	Master
+	dirty bool
 }
 
 // slaveState is a slave's row and whether it has changed.
@@ -109,12 +117,17 @@ func (r *recordState) change(id lifecycle.AttemptID) {
 func newGroup(tx Tx, rows *Rows) *group {
 	g := &group{
 		tx:       tx,
+		masters:  make(map[string]*masterState, len(rows.Masters)),
 		slaves:   make(map[lifecycle.InstanceID]*slaveState, len(rows.Slaves)),
 		attempts: make(map[lifecycle.AttemptID]*attemptState, len(rows.Attempts)),
 		steps:    make(map[lifecycle.StepID]*stepState, len(rows.Steps)),
 		records:  make(map[lifecycle.BuildID]*recordState, len(rows.Records)),
 		requests: make(map[string]Request, len(rows.Requests)),
 		refusals: rows.Refusals,
+		taken:    rows.Taken,
+	}
+	for _, m := range rows.Masters {
+		g.masters[m.ID] = &masterState{Master: m}
 	}
 	for _, s := range rows.Slaves {
 		g.slaves[s.Instance] = &slaveState{Slave: s}
@@ -278,6 +291,11 @@ func (g *group) writes() *Writes {
 			w.LogFences = append(w.LogFences, *s.fence)
 		}
 	}
+	for _, m := range g.masters {
+		if m.dirty {
+			w.Masters = append(w.Masters, m.Master)
+		}
+	}
 	for _, s := range g.slaves {
 		if s.dirty {
 			w.Slaves = append(w.Slaves, s.Slave)
@@ -336,6 +354,7 @@ func (w *Writes) sort() {
 	}
 	slices.SortFunc(w.Fences, func(a, b Fence) int { return by(string(a.Attempt), string(b.Attempt)) })
 	slices.SortFunc(w.LogFences, func(a, b LogFence) int { return by(string(a.Step), string(b.Step)) })
+	slices.SortFunc(w.Masters, func(a, b Master) int { return by(a.ID, b.ID) })
 	// Those that give a name up come before those that take it.
 	slices.SortFunc(w.Slaves, func(a, b Slave) int {
 		if a.HoldsName != b.HoldsName {

@@ -14,6 +14,8 @@ var (
 	ErrConflict = errors.New("request key or id already used for something else")
 	// ErrState: the thing is not in a state that allows this.
 	ErrState = errors.New("not possible in this state")
+	// ErrTaken: another master is at this build just now. Look again.
+	ErrTaken = errors.New("another master is at it")
 	// ErrFenced: the session is no longer the slave's newest, or the attempt
 	// is not this slave's. The session must end; nothing was stored (P-fence).
 	ErrFenced = errors.New("fenced: a newer session exists or the attempt is not this slave's")

@@ -58,7 +58,13 @@ func (op *Connect) identify(before, rival *slaveState) *IdentityError {
 // copied reports whether the newcomer cannot be the agent whose session
 // answers, nor its successor: it counts fewer starts, or is another start under
 // the same count.
-func (op *Connect) copied(live *slaveState) bool { return op.older(live, op.LiveStartID) }
+func (op *Connect) copied(live *slaveState) bool {
+	startID := op.LiveStartID
+	if live.Master != op.Master {
+		startID = live.StartID // as the other master has heard it
+	}
+	return op.older(live, startID)
+}
 
 // older reports whether the newcomer's data directory is a copy of the one that
 // s was last seen with under startID, or was restored.

@@ -308,6 +308,32 @@ type Lose struct {
 	emitted
 }
 
+// Beat says that a master serves and can commit. The first one registers it.
+type Beat struct {
+	Now    time.Time
+	Master Master // all but Started, Beats, Beat and Ended, which follow from Now
+	// Revived is a result: another master had declared this one over. Its slaves
+	// were noted as away; the sessions that it still has must end.
+	Revived bool
+	Err     error
+
+	emitted
+}
+
+// EndMaster notes that a master is over, and its slaves as away. It changes no
+// build. By another master it is conditional on Beats, so that one that has
+// committed anything since is left alone: then Err is ErrState.
+type EndMaster struct {
+	Now    time.Time
+	Master string
+	Beats  uint64 // as seen; 0: by the master itself
+	Who    string
+	Why    string
+	Err    error
+
+	emitted
+}
+
 // EndSessions notes that sessions are over without their own word: those of a
 // master that is gone, or all of them when the store has only one master and
 // that has just started. It changes no build.

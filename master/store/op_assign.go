@@ -12,7 +12,7 @@ import (
 
 func (op *Assign) keys(k *Keys) {
 	k.Instances = append(k.Instances, op.Session.Instance)
-	k.Builds = append(k.Builds, op.Build)
+	k.Claims = append(k.Claims, op.Build)
 	k.Attempts = append(k.Attempts, op.Attempt)
 }
 
@@ -22,7 +22,11 @@ func (op *Assign) refuse(err error) { op.Err = err }
 // apply makes an attempt, once per attempt id.
 func (op *Assign) apply(_ context.Context, g *group) error {
 	r := g.record(op.Build)
-	if r == nil {
+	switch {
+	case r == nil && slices.Contains(g.taken, op.Build):
+		op.Err = fmt.Errorf("build %s: %w", op.Build, ErrTaken)
+		return nil
+	case r == nil:
 		op.Err = fmt.Errorf("build %s: %w", op.Build, ErrNotFound)
 		return nil
 	}

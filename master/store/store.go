@@ -67,10 +67,31 @@ type Store interface {
 	// may be open (To is zero).
 	Waits(ctx context.Context, id lifecycle.BuildID) ([]Wait, error)
 
+	// Masters returns the masters that serve, and those that ended since, by id.
+	Masters(ctx context.Context, since time.Time) ([]Master, error)
+
 	// Ready reports why the store cannot commit at present; nil: it can.
 	Ready(ctx context.Context) error
 	// Close releases the store. No other method may be running.
 	Close() error
+}
+
+// Master is what the store keeps of a master process, from its start on.
+type Master struct {
+	ID       string
+	Addrs    []string // told to slaves
+	HTTP     string
+	Host     string
+	Version  string
+	Features []string
+	Started  time.Time
+	// Beats counts what the master has said of itself; each proves that it could
+	// commit. Beat is when it did so last, by its own clock.
+	Beats uint64
+	Beat  time.Time
+	Ended time.Time // zero: it serves, as far as is known
+	// EndedWhy says who has ended it, and why.
+	EndedWhy string
 }
 
 // BuildFilter narrows Builds. Zero fields do not narrow.

@@ -15,8 +15,8 @@ import (
 // A Tx must behave as if transactions ran one after another: what Load returns
 // under Keys.Lock must not be changed by others before the commit, or the
 // commit must fail with ErrBusy. SQLite has one writer; PostgreSQL locks what
-// it loads, always in the order slaves, builds, attempts, steps, requests, and
-// within each by key, so that no two transactions wait for each other.
+// it loads, always in the order masters, slaves, builds, attempts, steps,
+// requests, and within each by key, so that no two transactions wait for each other.
 //
 // A Tx is used by one goroutine and only between its begin and its end, both
 // of which belong to the database's package. Errors are classified (Classify).
@@ -40,16 +40,21 @@ type Tx interface {
 // Keys names the rows a group of operations needs.
 type Keys struct {
 	// Lock: the rows will be written. Without it the answer is only a hint.
-	Lock      bool
-	Sessions  bool                   // slaves, all that are connected
-	Instances []lifecycle.InstanceID // slaves
-	Names     []string               // slaves, all instances of the name
-	Holders   []lifecycle.InstanceID // their unreleased attempts, as AttemptRows
-	Attempts  []lifecycle.AttemptID  // AttemptRows
-	Steps     []lifecycle.StepID     // StepRows
-	Builds    []lifecycle.BuildID    // records; see Rows
-	Refusals  []lifecycle.AttemptID  // refused frames, without data
-	Requests  []string
+	Lock       bool
+	Masters    []string               // masters
+	Sessions   bool                   // slaves, all that are connected
+	SessionsOf []string               // slaves that are connected to these masters
+	Instances  []lifecycle.InstanceID // slaves
+	Names      []string               // slaves, all instances of the name
+	Holders    []lifecycle.InstanceID // their unreleased attempts, as AttemptRows
+	Attempts   []lifecycle.AttemptID  // AttemptRows
+	Steps      []lifecycle.StepID     // StepRows
+	Builds     []lifecycle.BuildID    // records; see Rows
+	// Claims are builds as well. One that another transaction holds is not waited
+	// for: it is as if it were not there, and Rows.Taken names it.
+	Claims   []lifecycle.BuildID
+	Refusals []lifecycle.AttemptID // refused frames, without data
+	Requests []string
 
 	resolve resolve
 }
@@ -59,12 +64,14 @@ type Keys struct {
 // (lifecycle.Attempt.Settled), but for those that Keys names, themselves or by
 // their steps.
 type Rows struct {
+	Masters  []Master
 	Slaves   []Slave
 	Attempts []AttemptRow // of Attempts and Holders, each once
 	Steps    []StepRow
 	Records  []*lifecycle.Record
 	Refusals []RefusedFrame
 	Requests []Request
+	Taken    []lifecycle.BuildID // of Keys.Claims
 }
 
 // AttemptRow is the light form of an attempt: enough for batches that change
@@ -106,6 +113,8 @@ type Writes struct {
 	// Fences advance the marks (P-fence).
 	Fences    []Fence
 	LogFences []LogFence
+
+	Masters []Master // inserted or replaced as a whole
 
 	Slaves []Slave // inserted or replaced as a whole; names are freed before
 

@@ -57,6 +57,10 @@ var code = map[Reason]codes.Code{
 	Internal:   codes.Internal,
 }
 
+// MetaMaster is the key of the address of the master that a refused slave should try
+// first.
+const MetaMaster = "master"
+
 // Error is a refusal. Meta carries what a program needs to act: "attempt" and
 // "seq" of a refused frame, for instance.
 type Error struct {

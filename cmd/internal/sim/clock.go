@@ -118,6 +118,11 @@ func (s *wallStore) Flaps(ctx context.Context, since time.Time) (map[string]int,
 	return s.Store.Flaps(ctx, shift(since, s.clock.offset()))
 }
 
+// Masters implements store.Store.
+func (s *wallStore) Masters(ctx context.Context, since time.Time) ([]store.Master, error) {
+	return s.Store.Masters(ctx, shift(since, s.clock.offset()))
+}
+
 // shift moves a time that is one.
 func shift(t time.Time, by time.Duration) time.Time {
 	if t.IsZero() {

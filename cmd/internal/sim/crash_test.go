@@ -48,7 +48,7 @@ func crashAt(t *testing.T, at int64, done bool) int64 {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.master.doom = &doom{at: at, done: done, cables: w.cables(), died: make(chan struct{})}
+		w.master.doom = &doom{at: at, done: done, address: masterAddress, cables: w.cables(), died: make(chan struct{})}
 		s := &stage{World: w, t: t}
 		ctx, cancel := context.WithCancel(context.Background())
 		revived := make(chan struct{})

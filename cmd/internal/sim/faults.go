@@ -65,9 +65,11 @@ func (d *driver) background(do func() error) {
 // run makes trouble until ctx ends and then heals everything.
 func (d *driver) run(ctx context.Context) {
 	p := d.w.cfg.Profile
-	for _, kind := range faultOrder {
-		if rate := p.Faults[kind]; rate > 0 && kind.ofMaster() {
-			d.repeat(rate, func() { d.masterFault(kind) })
+	for _, m := range d.w.masters {
+		for _, kind := range faultOrder {
+			if rate := p.Faults[kind]; rate > 0 && kind.ofMaster() {
+				d.repeat(rate, func() { d.masterFault(kind, m) })
+			}
 		}
 	}
 	for _, b := range d.w.slaves {
@@ -122,18 +124,21 @@ func (d *driver) heal() {
 	for _, c := range d.w.cables() {
 		c.heal()
 	}
-	d.w.master.full.Store(false)
+	d.w.store.full.Store(false)
 	for _, b := range d.w.slaves {
 		b.full.Store(false)
 	}
 	// An attempt that a restored store does not know waits for versions that can
 	// tell it.
-	if m := d.w.master; m.isOld() {
-		m.upgrade()
-		m.stop()
-	}
-	if d.w.master.open() == nil {
-		d.w.fail(d.w.master.start())
+	for _, m := range d.w.masters {
+		m.cutOff.Store(false)
+		if m.isOld() {
+			m.upgrade()
+			m.stop()
+		}
+		if m.open() == nil {
+			d.w.fail(m.start())
+		}
 	}
 	for _, b := range d.w.slaves {
 		if b.isOld() {
@@ -151,11 +156,12 @@ var faultOrder = []Fault{
 	Drop, Cut, Hang, HangUp, HangDown, Swallow, SwallowUp, SwallowDown,
 	AgentStop, AgentKill, RunnerKill, Reboot, MasterStop, MasterKill, BothKill,
 	DiskFull, StoreFull, ClockStep, MasterClock, Restore, Upgrade, MasterUpgrade, StoreRestore,
+	StoreCut,
 }
 
 func (f Fault) ofMaster() bool {
 	switch f {
-	case MasterStop, MasterKill, BothKill, StoreFull, MasterClock, MasterUpgrade, StoreRestore:
+	case MasterStop, MasterKill, BothKill, StoreFull, MasterClock, MasterUpgrade, StoreRestore, StoreCut:
 		return true
 	default:
 		return false
@@ -260,11 +266,11 @@ func (d *driver) restore(b *slaveBox) {
 	})
 }
 
-// restoreStore does the same to the store, as people do who lost a disk.
+// restoreStore does the same to the store, as people do who lost a disk. No master
+// runs meanwhile.
 func (d *driver) restoreStore() {
-	m := d.w.master
-	img, err := readImage(m.dir, false)
-	if err != nil || m.open() == nil {
+	img, err := readImage(d.w.store.dir, false)
+	if err != nil || d.w.open() == nil {
 		d.w.fail(err)
 		return
 	}
@@ -272,18 +278,30 @@ func (d *driver) restoreStore() {
 	p := d.w.cfg.Profile
 	down := between(d.rng, p.Down[0], p.Down[1])
 	d.after(between(d.rng, p.Outage[0], p.Outage[1]), func() {
-		if m.open() == nil {
-			return
+		for _, m := range d.w.masters {
+			if m.open() == nil { // it may be started at any moment
+				return
+			}
 		}
 		d.counts[StoreRestore]++
-		stop := m.kill(d.w.cables())
+		var stops []func()
+		for _, m := range d.w.masters {
+			stops = append(stops, m.kill(d.w.cables()))
+		}
 		d.background(func() error {
-			stop()
-			if err := errors.Join(img.restore(m.dir, false), d.w.storeForgot(context.Background())); err != nil {
+			for _, stop := range stops {
+				stop()
+			}
+			if err := errors.Join(img.restore(d.w.store.dir, false), d.w.storeForgot(context.Background())); err != nil {
 				return err
 			}
 			time.Sleep(down)
-			return m.start()
+			for _, m := range d.w.masters {
+				if err := m.start(); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 	})
 }
@@ -315,11 +333,13 @@ func (d *driver) step(kind Fault, clock *wallClock) {
 	clock.set(ahead, d.w.cfg.Profile.Drift*(2*d.rng.Float64()-1))
 }
 
-func (d *driver) masterFault(kind Fault) {
-	m := d.w.master
+func (d *driver) masterFault(kind Fault, m *masterBox) {
 	switch kind {
 	case StoreFull:
-		d.fill(kind, m.full)
+		d.fill(kind, &d.w.store.full)
+		return
+	case StoreCut:
+		d.fill(kind, &m.cutOff)
 		return
 	case MasterClock:
 		d.step(kind, m.clock)

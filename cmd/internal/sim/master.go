@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,24 +14,21 @@ import (
 
 	"holdfast/master"
 	"holdfast/master/store"
-	"holdfast/master/store/sqlite"
 	"holdfast/proto/feature"
 )
 
-// storeFile is the database, in a master's directory.
-const storeFile = "holdfast.db"
-
-// masterBox is the machine a master runs on: its address and its disk. The
-// master on it is started and stopped many times.
+// masterBox is the machine a master runs on. The master on it is started and
+// stopped many times.
 type masterBox struct {
 	net       *network
 	address   string
-	dir       string
+	store     *storeBox
+	bus       *bus // nil: no other master
 	times     Times
 	log       *slog.Logger
 	clock     *wallClock
-	full      *atomic.Bool // its disk
-	rng       *rand.Rand   // guarded by mu
+	cutOff    atomic.Bool // from the store
+	rng       *rand.Rand  // guarded by mu
 	lostAfter time.Duration
 	trouble   storeTrouble
 	doom      *doom // nil: no commit is its last
@@ -61,25 +57,25 @@ func (b *masterBox) start() error {
 	if b.life != nil {
 		return errors.New("the master runs already")
 	}
-	opened, err := sqlite.Open(context.Background(), sqlite.Config{
-		Path: filepath.Join(b.dir, storeFile), Logger: b.log, NoSync: true, Readers: 1, Now: b.clock.now,
-	})
-	if err != nil {
-		return fmt.Errorf("open store: %w", err)
-	}
-	l, err := b.net.listen(b.address)
+	opened, err := b.store.open(b.clock.now)
 	if err != nil {
 		return err
 	}
+	l, err := b.net.listen(b.address)
+	if err != nil {
+		return errors.Join(err, b.store.close())
+	}
 	life := &masterLife{listener: l, done: make(chan struct{})}
-	life.store = &mortalStore{Store: &wallStore{opened, b.clock}, full: b.full, trouble: b.trouble, rng: fork(b.rng), doom: b.doom}
+	life.store = &mortalStore{Store: &wallStore{opened, b.clock}, full: &b.store.full, cutOff: &b.cutOff, trouble: b.trouble, rng: fork(b.rng), doom: b.doom}
 	jitter := fork(b.rng)
-	m, err := master.New(master.Config{
+	cfg := master.Config{
 		ID:               ulid.MustNew(ulid.Now(), entropy{fork(b.rng)}).String(),
 		Version:          "sim",
 		Features:         featuresOf(b.old),
 		Store:            life.store,
-		SoleOwner:        true,
+		SoleOwner:        b.bus == nil,
+		Beat:             b.times.Beat,
+		SafetyPoll:       b.times.SafetyPoll,
 		Listener:         l,
 		LostAfter:        b.lostAfter,
 		Tick:             b.times.Tick,
@@ -88,9 +84,13 @@ func (b *masterBox) start() error {
 		Logger:           b.log,
 		Entropy:          entropy{fork(b.rng)},
 		Jitter:           locked(jitter),
-	})
+	}
+	if b.bus != nil {
+		cfg.Relay = relay{b.bus, b.address}
+	}
+	m, err := master.New(cfg)
 	if err != nil {
-		return err
+		return errors.Join(err, b.store.close())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	life.cancel = cancel
@@ -146,7 +146,7 @@ func (b *masterBox) end(life *masterLife) {
 	life.cancel()
 	<-life.done
 	life.listener.Close()
-	err := life.store.Store.Close()
+	err := b.store.close()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.failed += life.store.failed.Load()
@@ -201,6 +201,7 @@ type mortalStore struct {
 	store.Store
 	trouble storeTrouble
 	full    *atomic.Bool // its disk
+	cutOff  *atomic.Bool // from the server
 	doom    *doom
 	dead    atomic.Bool
 	failed  atomic.Int64
@@ -221,6 +222,9 @@ func (s *mortalStore) Commit(ctx context.Context, ops ...store.Op) error {
 	}
 	if s.full.Load() {
 		return fmt.Errorf("%w: made up by the simulation", store.ErrFull)
+	}
+	if s.cutOff.Load() {
+		return errCutOff
 	}
 	if dice < s.trouble.failed {
 		s.failed.Add(1)
@@ -248,6 +252,43 @@ func (s *mortalStore) Commit(ctx context.Context, ops ...store.Op) error {
 	}
 }
 
+// errCutOff is what a master gets that does not reach the server of the store.
+var errCutOff = fmt.Errorf("%w: cut off by the simulation", store.ErrBusy)
+
+// What a master looks at all the time fails as well while it is cut off.
+
+// Slaves implements store.Store.
+func (s *mortalStore) Slaves(ctx context.Context) ([]store.Slave, error) {
+	if s.cutOff.Load() {
+		return nil, errCutOff
+	}
+	return s.Store.Slaves(ctx)
+}
+
+// Absentees implements store.Store.
+func (s *mortalStore) Absentees(ctx context.Context) ([]store.Absentee, error) {
+	if s.cutOff.Load() {
+		return nil, errCutOff
+	}
+	return s.Store.Absentees(ctx)
+}
+
+// Masters implements store.Store.
+func (s *mortalStore) Masters(ctx context.Context, since time.Time) ([]store.Master, error) {
+	if s.cutOff.Load() {
+		return nil, errCutOff
+	}
+	return s.Store.Masters(ctx, since)
+}
+
+// Wants implements store.Store.
+func (s *mortalStore) Wants(ctx context.Context, session store.Session) ([]store.Want, error) {
+	if s.cutOff.Load() {
+		return nil, errCutOff
+	}
+	return s.Store.Wants(ctx, session)
+}
+
 // Ready implements store.Store.
 func (s *mortalStore) Ready(ctx context.Context) error {
 	if s.full.Load() {
@@ -259,11 +300,13 @@ func (s *mortalStore) Ready(ctx context.Context) error {
 // doom is the one commit, of all lives of a master, at which it is killed: before
 // it is done, or after it, when nobody has been told.
 type doom struct {
-	at     int64 // from 1; 0: never
-	done   bool
-	cables []*cable
-	died   chan struct{} // closed then
-	count  atomic.Int64
+	at   int64 // from 1; 0: never
+	done bool
+	// address of the master, and who may be connected to it.
+	address string
+	cables  []*cable
+	died    chan struct{} // closed then
+	count   atomic.Int64
 }
 
 // strikes counts a commit, and says whether it is the one.
@@ -273,7 +316,7 @@ func (d *doom) strikes() bool { return d != nil && d.count.Add(1) == d.at }
 func (s *mortalStore) die() {
 	s.dead.Store(true)
 	for _, c := range s.doom.cables {
-		c.dropTo(masterAddress)
+		c.dropTo(s.doom.address)
 	}
 	close(s.doom.died)
 }

@@ -21,9 +21,9 @@ import (
 // operator is the people: they submit, cancel and unshelve, and look after the
 // slaves, over a network as bad as everybody's. What they were told to be done is kept for the end.
 type operator struct {
-	cable   *cable
-	address string
-	profile *Profile
+	cable     *cable
+	addresses []string // of the masters
+	profile   *Profile
 
 	mu        sync.Mutex
 	rng       *rand.Rand // guarded by mu
@@ -38,9 +38,9 @@ type operator struct {
 	err       error
 }
 
-func newOperator(c *cable, address string, p *Profile, rng *rand.Rand) *operator {
+func newOperator(c *cable, addresses []string, p *Profile, rng *rand.Rand) *operator {
 	return &operator{
-		cable: c, address: address, profile: p, rng: rng, ids: entropy{fork(rng)},
+		cable: c, addresses: addresses, profile: p, rng: rng, ids: entropy{fork(rng)},
 		builds: make(map[string]*holdfastv1.BuildSpec), cancelled: make(map[string]bool), unshelved: make(map[string]int), storeBack: make(map[string]bool),
 		changed: make(map[holdfastv1.ChangeSlaveRequest_Change]int),
 	}
@@ -162,8 +162,9 @@ func (o *operator) ask(ctx context.Context, what string, request func(context.Co
 	for ctx.Err() == nil {
 		o.mu.Lock()
 		o.requests++
+		address := o.addresses[o.requests%len(o.addresses)] // the next one, each time
 		o.mu.Unlock()
-		err := o.once(ctx, request)
+		err := o.once(ctx, address, request)
 		switch {
 		case err == nil, rpcerr.Is(err, rpcerr.BadState):
 			return
@@ -187,10 +188,10 @@ func (o *operator) mayBeUnknown(id string) bool {
 }
 
 // once makes one request on a connection of its own.
-func (o *operator) once(ctx context.Context, request func(context.Context, holdfastv1.ControlServiceClient) error) error {
+func (o *operator) once(ctx context.Context, address string, request func(context.Context, holdfastv1.ControlServiceClient) error) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	client, err := dialControl(o.cable, o.address)
+	client, err := dialControl(o.cable, address)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ type Times struct {
 	DialTimeout, WelcomeTimeout     time.Duration
 	ScanEvery                       time.Duration
 	Tick                            time.Duration // of the lost watch
+	Beat                            time.Duration // of a master, if there are several
 	SafetyPoll                      time.Duration
 }
 
@@ -26,6 +27,10 @@ type Profile struct {
 	Latency   time.Duration // of the network, one way
 	LostAfter time.Duration // the farm's
 	Slots     int
+	// Masters of the one store; 0: one. With several, hints between them are lost at
+	// times: they need a safety poll.
+	Masters   int
+	LostHints float64 // part of the hints between masters
 
 	Builds  float64 // submitted
 	Cancels float64 // part of the builds that somebody cancels
@@ -81,6 +86,7 @@ const (
 	Upgrade       Fault = "upgrade"        // the agent is stopped, and one with other features started later
 	MasterUpgrade Fault = "master_upgrade" // per master: the same
 	StoreRestore  Fault = "store_restore"  // per master: its store is put back to what it was earlier
+	StoreCut      Fault = "store_cut"      // per master: it does not reach the store, but its slaves reach it
 	CommitFailed  Fault = "commit_failed"  // counted, not scheduled: the store was busy
 	CommitDoubt   Fault = "commit_doubt"   // counted, not scheduled: outcome unknown
 )
@@ -143,6 +149,19 @@ func Dense() Profile {
 	}
 }
 
+// Many is a bad week of three masters of one store. Their beats are farther apart
+// than in the product: each is a commit.
+func Many() Profile {
+	p := Dense()
+	p.Name, p.Masters, p.LostHints = "many", 3, 0.05
+	p.severalMasters()
+	p.Faults[StoreCut] = 6
+	return p
+}
+
+// severalMasters sets what masters that share a store need.
+func (p *Profile) severalMasters() { p.Times.Beat, p.Times.SafetyPoll = time.Minute, time.Minute }
+
 // Race is Dense with less of everything, for the race detector.
 func Race() Profile {
 	p := Dense()
@@ -182,6 +201,12 @@ func Wild(seed uint64) (p Profile, slaves int) {
 	}
 	if rng.IntN(3) == 0 {
 		p.JournalMax = int64(8<<10 + rng.IntN(64<<10))
+	}
+	// Of a generator of its own: what was found with one master is found again.
+	if several := rand.New(rand.NewPCG(seed, 0x6d616e79)); several.IntN(4) == 0 {
+		p.Masters, p.LostHints = 2+several.IntN(2), 0.2*several.Float64()
+		p.severalMasters()
+		p.Faults[StoreCut] = 30 * several.Float64()
 	}
 	return p, 1 + rng.IntN(6)
 }

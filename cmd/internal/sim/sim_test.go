@@ -66,6 +66,19 @@ func TestSimDense(t *testing.T) {
 	simulate(t, p, a)
 }
 
+// TestSimMany is bad days of three masters of one store.
+func TestSimMany(t *testing.T) {
+	p, a := Many(), amount{slaves: 5, days: 1, total: 15}
+	if why := scaledDown(); why != "" {
+		a.days, a.total = 0.5, 5
+		t.Logf("scaled down for %s: %.0f slave-days instead of 15", why, a.total)
+	}
+	if *daysFlag > 0 {
+		a.total = *daysFlag
+	}
+	simulate(t, p, a)
+}
+
 // TestSimWild is a few hours of something else with each seed.
 func TestSimWild(t *testing.T) {
 	a := amount{days: 0.2, runs: 8}

@@ -145,7 +145,7 @@ func (w *World) forgotten(b *slaveBox) error {
 
 // storeForgot notes what a store that was put back does not know. No master runs.
 func (w *World) storeForgot(ctx context.Context) (err error) {
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(w.master.dir, storeFile))
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(w.store.dir, storeFile))
 	if err != nil {
 		return err
 	}
@@ -240,7 +240,7 @@ func (w *World) verdict(ctx context.Context) error {
 			}
 		}
 	}
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(w.master.dir, storeFile)+"?mode=ro&_pragma=query_only(1)")
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(w.store.dir, storeFile)+"?mode=ro&_pragma=query_only(1)")
 	if err != nil {
 		return err
 	}

@@ -18,8 +18,16 @@ import (
 	"holdfast/master/store"
 )
 
-// masterAddress is where the master listens.
+// masterAddress is where the first master listens.
 const masterAddress = "master:7400"
+
+// masterName is that of the i-th master, from 0.
+func masterName(i int) string {
+	if i == 0 {
+		return "master"
+	}
+	return fmt.Sprintf("master%d", i+1)
+}
 
 // Config says what to simulate.
 type Config struct {
@@ -38,7 +46,9 @@ type World struct {
 	log      *slog.Logger
 	net      *network
 	truth    *truth
-	master   *masterBox
+	store    *storeBox
+	masters  []*masterBox
+	master   *masterBox // the first
 	slaves   []*slaveBox
 	operator *operator
 	driver   *driver
@@ -56,10 +66,22 @@ func NewWorld(cfg Config) (*World, error) {
 		net: newNetwork(), truth: newTruth(), report: newReport(cfg),
 	}
 	p := &w.cfg.Profile
-	w.master = &masterBox{
-		clock: &wallClock{}, full: new(atomic.Bool),
-		net: w.net, address: masterAddress, dir: filepath.Join(cfg.Dir, "master"), times: p.Times,
-		log: w.log.With("at", "master"), rng: fork(w.rng), lostAfter: p.LostAfter, trouble: p.Store,
+	w.store = &storeBox{dir: filepath.Join(cfg.Dir, "master"), log: w.log.With("at", "store")}
+	var bus *bus
+	var addresses []string
+	for i := range max(1, p.Masters) {
+		if i == 1 {
+			bus = newBus(fork(w.rng), p.LostHints)
+			w.master.bus = bus
+		}
+		name := masterName(i)
+		addresses = append(addresses, name+":7400")
+		w.masters = append(w.masters, &masterBox{
+			clock: &wallClock{}, store: w.store, bus: bus,
+			net: w.net, address: addresses[i], times: p.Times,
+			log: w.log.With("at", name), rng: fork(w.rng), lostAfter: p.LostAfter, trouble: p.Store,
+		})
+		w.master = w.masters[0]
 	}
 	for i := range cfg.Slaves {
 		name := fmt.Sprintf("s%02d", i+1)
@@ -69,7 +91,7 @@ func NewWorld(cfg Config) (*World, error) {
 		}
 		clock, full := &wallClock{}, new(atomic.Bool)
 		w.slaves = append(w.slaves, &slaveBox{
-			name: name, dir: dir, masters: []string{masterAddress}, profile: p,
+			name: name, dir: dir, masters: addresses, profile: p,
 			clock: clock, full: full,
 			cable:   w.net.cable(name, fork(w.rng), p.Latency),
 			runners: newRunners(name, dir, w.truth, clock, full, fork(w.rng)),
@@ -80,7 +102,7 @@ func NewWorld(cfg Config) (*World, error) {
 		b.cable.up.limit(p.Rate)
 		b.cable.down.limit(p.Rate)
 	}
-	w.operator = newOperator(w.net.cable("operator", fork(w.rng), p.Latency), masterAddress, p, fork(w.rng))
+	w.operator = newOperator(w.net.cable("operator", fork(w.rng), p.Latency), addresses, p, fork(w.rng))
 	w.driver = newDriver(w, fork(w.rng))
 	// Last, so that what all others draw does not depend on it.
 	clocks := fork(w.rng)
@@ -115,7 +137,9 @@ func (w *World) Run() (Report, error) {
 
 // Start starts the master and all agents.
 func (w *World) Start() {
-	w.fail(w.master.start())
+	for _, m := range w.masters {
+		w.fail(m.start())
+	}
 	for _, b := range w.slaves {
 		w.fail(b.start())
 	}
@@ -131,19 +155,21 @@ func (w *World) Stop() {
 		w.report.AgentStarts += b.starts
 		w.report.Dials += b.cable.dials
 	}
-	w.master.stop()
-	w.fail(w.master.fatal)
+	for _, m := range w.masters {
+		m.stop()
+		w.fail(m.fatal)
+		w.report.MasterStarts += m.starts
+		w.report.Faults[CommitFailed] += int(m.failed)
+		w.report.Faults[CommitDoubt] += int(m.unknown)
+	}
 	w.fail(w.operator.err)
 	for _, c := range w.cables() {
 		c.drop()
 	}
-	w.report.MasterStarts = w.master.starts
 	w.report.Requests = w.operator.requests
 	for change, n := range w.operator.changed {
 		w.report.Changes[strings.ToLower(strings.TrimPrefix(change.String(), "CHANGE_"))] += n
 	}
-	w.report.Faults[CommitFailed] = int(w.master.failed)
-	w.report.Faults[CommitDoubt] = int(w.master.unknown)
 	w.report.Steps, w.report.LogBytes = w.truth.steps, w.truth.bytes
 	synctest.Wait()
 }
@@ -172,9 +198,9 @@ func (w *World) settle() error {
 // leftToDo names something that is not at rest.
 func (w *World) leftToDo() (string, error) {
 	ctx := context.Background()
-	st := w.master.open()
+	st := w.open()
 	if st == nil {
-		return "", errors.New("the master is down")
+		return "", errors.New("no master runs")
 	}
 	builds, err := st.Builds(ctx, store.BuildFilter{
 		States: []lifecycle.BuildState{lifecycle.BuildQueued, lifecycle.BuildRunning}, Limit: 1,
@@ -205,6 +231,16 @@ func (w *World) leftToDo() (string, error) {
 	return "", nil
 }
 
+// open returns the store of a running master; nil: there is none.
+func (w *World) open() store.Store {
+	for _, m := range w.masters {
+		if st := m.open(); st != nil {
+			return st
+		}
+	}
+	return nil
+}
+
 func (w *World) cables() []*cable {
 	list := []*cable{w.operator.cable}
 	for _, b := range w.slaves {
@@ -213,9 +249,12 @@ func (w *World) cables() []*cable {
 	return list
 }
 
-// clocks are those on the walls, the master's first.
+// clocks are those on the walls, the masters' first.
 func (w *World) clocks() []*wallClock {
-	list := []*wallClock{w.master.clock}
+	var list []*wallClock
+	for _, m := range w.masters {
+		list = append(list, m.clock)
+	}
 	for _, b := range w.slaves {
 		list = append(list, b.clock)
 	}

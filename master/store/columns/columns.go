@@ -225,6 +225,27 @@ func ScanSlave(r Row, s *store.Slave) error {
 	return nil
 }
 
+// Master are the columns of masters.
+const Master = `id, addrs, http, host, version, features, started_us, beats, beat_us, ended_us, ended_why`
+
+// ScanMaster scans Master.
+func ScanMaster(r Row, m *store.Master) error {
+	var addrs, features string
+	err := r.Scan(&m.ID, &addrs, &m.HTTP, &m.Host, &m.Version, &features, Time{&m.Started}, &m.Beats, Time{&m.Beat}, Time{&m.Ended}, &m.EndedWhy)
+	if err != nil {
+		return err
+	}
+	for _, field := range []struct {
+		text string
+		into any
+	}{{addrs, &m.Addrs}, {features, &m.Features}} {
+		if err := json.Unmarshal([]byte(field.text), field.into); err != nil {
+			return fmt.Errorf("%w: master %s: %w", store.ErrPoison, m.ID, err)
+		}
+	}
+	return nil
+}
+
 // Event are the columns of events.
 const Event = `n, at_us, topic, coalesce(build_id, ''), coalesce(attempt_id, ''), coalesce(step_id, ''), coalesce(slave, ''), who, why, data`
 

@@ -23,7 +23,8 @@ func (s numbered) Commit(ctx context.Context, ops ...store.Op) error {
 	if err := s.Store.Commit(ctx, ops...); err != nil {
 		return err
 	}
-	return s.Number(ctx)
+	_, err := s.Number(ctx)
+	return err
 }
 
 // databases are those of the directories that the contract thinks of.

@@ -67,7 +67,7 @@ func newFarm(t *testing.T, s *postgres.Store, slaves int) *farm {
 	})
 	f.rest.Go(func() {
 		for ctx.Err() == nil {
-			if err := s.Number(ctx); err != nil {
+			if _, err := s.Number(ctx); err != nil {
 				f.unnumbered.Add(1)
 				if store.Classify(err) != store.Held {
 					t.Errorf("number: %v", err)
@@ -234,7 +234,7 @@ func (f *farm) check() {
 	f.Helper()
 	f.end()
 	ctx := f.Context()
-	if err := f.s.Number(ctx); err != nil {
+	if _, err := f.s.Number(ctx); err != nil {
 		f.Fatal(err)
 	}
 	found, err := invariant.Check(ctx, f.s.Views(), invariant.Options{})

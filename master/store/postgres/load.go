@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,9 +16,11 @@ import (
 // tx is the write transaction on the writer. It begins with its first statement,
 // in the same round trip.
 type tx struct {
-	conn   *pgx.Conn
-	begun  bool
-	slaves map[lifecycle.InstanceID]bool // that there were at the last Load
+	conn  *pgx.Conn
+	begun bool
+	// Those that there were at the last Load.
+	masters map[string]bool
+	slaves  map[lifecycle.InstanceID]bool
 }
 
 var _ store.Tx = (*tx)(nil)
@@ -72,9 +75,12 @@ func texts[S ~string](ids []S) []string {
 // from before the wait. Rows that do not exist yet cannot be locked; whoever inserts
 // one that another master inserts as well breaks a unique index, and runs again.
 const (
+	lockMasters  = `SELECT FROM masters WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
 	lockSlaves   = `SELECT FROM slaves WHERE instance = ANY($1) OR name = ANY($2) ORDER BY instance FOR NO KEY UPDATE`
-	lockSessions = `SELECT FROM slaves WHERE connected = 1 ORDER BY instance FOR NO KEY UPDATE`
+	lockSessions = `SELECT FROM slaves WHERE connected = 1 AND ($1::text[] IS NULL OR master = ANY($1)) ORDER BY instance FOR NO KEY UPDATE`
 	lockBuilds   = `SELECT FROM builds WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
+	// claimBuilds is one after another as well, but waits for nobody.
+	claimBuilds  = `SELECT id FROM builds WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED`
 	lockAttempts = `SELECT FROM attempts WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
 	lockSteps    = `SELECT FROM steps WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
 	lockRequests = `SELECT FROM requests WHERE key = ANY($1) ORDER BY key FOR NO KEY UPDATE`
@@ -83,7 +89,8 @@ const (
 // The reads of a load.
 const (
 	slavesQuery   = `SELECT ` + columns.Slave + ` FROM slaves s WHERE s.instance = ANY($1) OR s.name = ANY($2)`
-	sessionsQuery = `SELECT ` + columns.Slave + ` FROM slaves s WHERE s.connected = 1`
+	mastersByID   = `SELECT ` + columns.Master + ` FROM masters WHERE id = ANY($1)`
+	sessionsQuery = `SELECT ` + columns.Slave + ` FROM slaves s WHERE s.connected = 1 AND ($1::text[] IS NULL OR s.master = ANY($1))`
 	streamsQuery  = `SELECT ` + columns.Stream + ` FROM attempts a WHERE a.id = ANY($1)
 		UNION ALL SELECT ` + columns.Stream + ` FROM attempts a WHERE a.released = 0 AND a.instance = ANY($2) AND a.id <> ALL($1)`
 	logsQuery     = `SELECT ` + columns.StepLog + ` FROM steps s JOIN attempts a ON a.id = s.attempt_id WHERE s.id = ANY($1)`
@@ -106,28 +113,49 @@ const (
 // Load reads, and locks if it is to be, in one round trip.
 func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 	instances, builds := texts(k.Instances), texts(k.Builds)
+	var claims, claimed []string
+	for _, id := range k.Claims {
+		if !slices.Contains(k.Builds, id) {
+			claims = append(claims, string(id))
+		}
+	}
 	attempts, steps := texts(k.Attempts), texts(k.Steps)
+	var sessionsOf []string // nil: of all masters
+	if !k.Sessions {
+		sessionsOf = k.SessionsOf
+	}
+	ofSessions := k.Sessions || len(k.SessionsOf) > 0
 	b := t.batch()
 	if k.Lock {
-		if k.Sessions {
-			b.Queue(lockSessions)
+		if len(k.Masters) > 0 {
+			b.Queue(lockMasters, k.Masters)
+		}
+		if ofSessions {
+			b.Queue(lockSessions, sessionsOf)
 		}
 		if len(instances)+len(k.Names) > 0 {
 			b.Queue(lockSlaves, instances, k.Names)
 		}
-		for _, lock := range []struct {
-			query string
-			keys  []string
-		}{{lockBuilds, builds}, {lockAttempts, attempts}, {lockSteps, steps}, {lockRequests, k.Requests}} {
-			if len(lock.keys) > 0 {
-				b.Queue(lock.query, lock.keys)
+		lock := func(query string, keys []string) {
+			if len(keys) > 0 {
+				b.Queue(query, keys)
 			}
 		}
+		lock(lockBuilds, builds)
+		if len(claims) > 0 {
+			queue(b, &claimed, value[string], claimBuilds, claims)
+		}
+		lock(lockAttempts, attempts)
+		lock(lockSteps, steps)
+		lock(lockRequests, k.Requests)
 	}
 	rows := &store.Rows{}
 	var sessions []store.Slave
-	if k.Sessions {
-		queue(b, &sessions, columns.ScanSlave, sessionsQuery)
+	if len(k.Masters) > 0 {
+		queue(b, &rows.Masters, columns.ScanMaster, mastersByID, k.Masters)
+	}
+	if ofSessions {
+		queue(b, &sessions, columns.ScanSlave, sessionsQuery, sessionsOf)
 	}
 	if len(instances)+len(k.Names) > 0 {
 		queue(b, &rows.Slaves, columns.ScanSlave, slavesQuery, instances, k.Names)
@@ -139,7 +167,7 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 		queue(b, &rows.Steps, columns.ScanStepLog, logsQuery, steps)
 	}
 	var r recordRows
-	if len(builds) > 0 {
+	if builds := slices.Concat(builds, claims); len(builds) > 0 {
 		queue(b, &r.builds, columns.ScanBuild, buildsQuery, builds)
 		queue(b, &r.attempts, columns.ScanAttempt, wantedAttempts, builds, attempts, steps)
 		queue(b, &r.steps, columns.ScanStep, wantedSteps, builds, attempts, steps)
@@ -154,9 +182,23 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 		return nil, err
 	}
 	rows.Slaves = union(rows.Slaves, sessions)
+	t.masters = make(map[string]bool, len(rows.Masters))
+	for i := range rows.Masters {
+		t.masters[rows.Masters[i].ID] = true
+	}
 	t.slaves = make(map[lifecycle.InstanceID]bool, len(rows.Slaves))
 	for i := range rows.Slaves {
 		t.slaves[rows.Slaves[i].Instance] = true
+	}
+	if k.Lock {
+		// What we do not hold may change.
+		r.builds = slices.DeleteFunc(r.builds, func(b lifecycle.Build) bool {
+			taken := slices.Contains(claims, string(b.ID)) && !slices.Contains(claimed, string(b.ID))
+			if taken {
+				rows.Taken = append(rows.Taken, b.ID)
+			}
+			return taken
+		})
 	}
 	rows.Records = columns.Records(r.builds, r.attempts, r.steps)
 	return rows, nil

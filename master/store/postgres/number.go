@@ -39,17 +39,35 @@ func number(ctx context.Context, conn *pgx.Conn) (n int, err error) {
 	b.Queue(numberEvents, numberedAtOnce).QueryRow(func(row pgx.Row) error { return row.Scan(&n) })
 	b.Queue(`COMMIT`)
 	if err := conn.SendBatch(ctx, b).Close(); err != nil {
-		if _, rerr := conn.Exec(ctx, `ROLLBACK`); rerr != nil {
-			_ = conn.Close(ctx)
-		}
-		return 0, fmt.Errorf("number events: %w", classify(err))
+		return 0, fmt.Errorf("number events: %w", err)
 	}
 	return n, nil
 }
 
-// Number gives all committed events their numbers. Run does it by itself. It is safe
-// for concurrent use, also by several masters.
-func (s *Store) Number(ctx context.Context) error {
+// unnumbered asks whether there is anything to number.
+const unnumbered = `SELECT EXISTS (SELECT FROM events WHERE n IS NULL)`
+
+// Number gives all committed events their numbers and returns how many. A Relay does
+// it by itself. It is safe for concurrent use, also by several masters.
+func (s *Store) Number(ctx context.Context) (numbered int, err error) {
+	err = s.sequence(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		for {
+			var any bool
+			if err := conn.QueryRow(ctx, unnumbered).Scan(&any); err != nil || !any {
+				return err
+			}
+			n, err := number(ctx, conn)
+			if err != nil {
+				return err
+			}
+			numbered += n
+		}
+	})
+	return numbered, err
+}
+
+// sequence uses the connection that is kept for numbers and notifications.
+func (s *Store) sequence(ctx context.Context, do func(context.Context, *pgx.Conn) error) (err error) {
 	s.numbering.Lock()
 	defer s.numbering.Unlock()
 	if s.over {
@@ -57,16 +75,15 @@ func (s *Store) Number(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.CommitTimeout)
 	defer cancel()
-	if s.sequencer == nil || s.sequencer.IsClosed() {
-		conn, err := s.dial(ctx)
-		if err != nil {
-			return err
-		}
-		s.sequencer = conn
-	}
-	for {
-		if n, err := number(ctx, s.sequencer); err != nil || n < numberedAtOnce {
+	if s.sequencer == nil {
+		if s.sequencer, err = s.dial(ctx); err != nil {
 			return err
 		}
 	}
+	if err = do(ctx, s.sequencer); err != nil {
+		// Whatever it was in the middle of, the server rolls it back.
+		_ = s.sequencer.Close(ctx)
+		s.sequencer = nil
+	}
+	return classify(err)
 }

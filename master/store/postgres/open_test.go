@@ -100,7 +100,7 @@ func TestOpenMakesAndKeepsTheStore(t *testing.T) {
 		if _, err := s.NewestEvent(t.Context()); !errors.Is(err, store.ErrClosed) {
 			t.Errorf("read after close: %v", err)
 		}
-		if err := s.Number(t.Context()); !errors.Is(err, store.ErrClosed) {
+		if _, err := s.Number(t.Context()); !errors.Is(err, store.ErrClosed) {
 			t.Errorf("number after close: %v", err)
 		}
 	}

@@ -144,6 +144,13 @@ func (s *Store) Slaves(ctx context.Context) ([]store.Slave, error) {
 	return readAll(ctx, s, columns.ScanSlave, allSlaves)
 }
 
+const mastersQuery = `SELECT ` + columns.Master + ` FROM masters WHERE ended_us IS NULL OR ended_us > $1 ORDER BY id`
+
+// Masters returns the masters that serve, and those that ended since.
+func (s *Store) Masters(ctx context.Context, since time.Time) ([]store.Master, error) {
+	return readAll(ctx, s, columns.ScanMaster, mastersQuery, since.UnixMicro())
+}
+
 // flapsQuery is answered by the index events_flaps. Events that have no number yet
 // count as well: nobody reads them here.
 const flapsQuery = `SELECT slave, count(*) FROM events WHERE topic = 'slave.away' AND at_us > $1 GROUP BY slave`

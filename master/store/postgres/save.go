@@ -26,6 +26,10 @@ var (
 		JOIN attempts a ON a.id = x.attempt AND a.instance = x.instance
 		WHERE t.id = x.id AND t.attempt_id = x.attempt AND t.log_mark = x.mark_from RETURNING t.id`)
 
+	masterColumns = `id text, addrs text, http text, host text, version text, features text, started_us bigint, beats bigint, beat_us bigint, ended_us bigint, ended_why text`
+	newMasters    = insert(`masters`, masterColumns)
+	oldMasters    = update(`masters`, masterColumns)
+
 	slaveColumns = `instance text, name text, holds_name smallint, connected smallint, since_us bigint, epoch bigint, incarnation bigint,
 		boot_id text, fingerprint text, journal_id text, master text, agent_version text, features text, labels text, host text,
 		slots integer, first_seen_us bigint, drained smallint, drained_us bigint, drain_reason text, quarantined_us bigint, quarantine_reason text,
@@ -80,7 +84,7 @@ var (
 func (t *tx) Save(ctx context.Context, w *store.Writes) error {
 	b := t.batch()
 	for _, save := range []func(*pgx.Batch, *store.Writes){
-		saveFences, t.saveSlaves, saveBuilds, saveAttempts, saveSteps, saveStreams, saveHistory,
+		saveFences, t.saveMasters, t.saveSlaves, saveBuilds, saveAttempts, saveSteps, saveStreams, saveHistory,
 	} {
 		save(b, w)
 	}
@@ -131,6 +135,21 @@ func standing(rows pgx.Rows) (map[string]bool, error) {
 		set[id] = true
 	}
 	return set, err
+}
+
+func (t *tx) saveMasters(b *pgx.Batch, w *store.Writes) {
+	fresh, old := newMasters.sheet(), oldMasters.sheet()
+	for i := range w.Masters {
+		m := &w.Masters[i]
+		sheet := fresh
+		if t.masters[m.ID] {
+			sheet = old
+		}
+		sheet.add(m.ID, columns.List(m.Addrs), m.HTTP, m.Host, m.Version, columns.List(m.Features), columns.Micros(m.Started),
+			int64(m.Beats), columns.Micros(m.Beat), columns.Micros(m.Ended), m.EndedWhy)
+	}
+	fresh.queue(b)
+	old.queue(b)
 }
 
 // saveSlaves writes slaves. One that was not there when the group was read is

@@ -51,6 +51,8 @@ func queryKeys[K ~string](ctx context.Context, q querier, by keyed, keys []K) (*
 
 var (
 	slavesByInstance = byKey(`SELECT `+columns.Slave+` FROM slaves s WHERE s.instance`, ``)
+	slavesByMaster   = byKey(`SELECT `+columns.Slave+` FROM slaves s WHERE s.connected = 1 AND s.master`, ``)
+	mastersByID      = byKey(`SELECT `+columns.Master+` FROM masters WHERE id`, ``)
 	slavesByName     = byKey(`SELECT `+columns.Slave+` FROM slaves s WHERE s.name`, ``)
 	streamsByAttempt = byKey(streams+`WHERE a.id`, ``)
 	streamsByHolder  = byKey(streams+`WHERE a.released = 0 AND a.instance`, ``)
@@ -75,13 +77,15 @@ const streams = `SELECT ` + columns.Stream + ` FROM attempts a `
 func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 	rows := &store.Rows{}
 	for _, load := range []func() error{
+		func() error { return t.loadMasters(ctx, k, rows) },
 		func() error { return t.loadSlaves(ctx, k, rows) },
 		func() error { return t.loadStreams(ctx, k, rows) },
 		func() (err error) {
 			// Settled attempts are read only if they are named: a build that
 			// was refused a thousand times costs what any other does.
-			wanted := make(map[lifecycle.BuildID]bool, len(k.Builds))
-			for _, id := range k.Builds {
+			builds := slices.Concat(k.Builds, k.Claims) // nobody else holds any
+			wanted := make(map[lifecycle.BuildID]bool, len(builds))
+			for _, id := range builds {
 				wanted[id] = true
 			}
 			named := make(map[lifecycle.AttemptID]bool)
@@ -95,7 +99,7 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 					named[s.Attempt] = true
 				}
 			}
-			rows.Records, err = loadRecords(ctx, t, k.Builds, unsettledByBuild, named)
+			rows.Records, err = loadRecords(ctx, t, builds, unsettledByBuild, named)
 			return err
 		},
 		func() error { return t.loadKept(ctx, k, rows) },
@@ -105,6 +109,15 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 		}
 	}
 	return rows, nil
+}
+
+func (t *tx) loadMasters(ctx context.Context, k store.Keys, into *store.Rows) (err error) {
+	if len(k.Masters) > 0 {
+		rows, err := queryKeys(ctx, t, mastersByID, k.Masters)
+		into.Masters, err = collect(rows, err, columns.ScanMaster)
+		return err
+	}
+	return nil
 }
 
 func (t *tx) loadSlaves(ctx context.Context, k store.Keys, into *store.Rows) error {
@@ -121,6 +134,11 @@ func (t *tx) loadSlaves(ctx context.Context, k store.Keys, into *store.Rows) err
 	}
 	if k.Sessions {
 		if err := add(t.query(ctx, `SELECT `+columns.Slave+` FROM slaves s WHERE s.connected = 1`)); err != nil {
+			return err
+		}
+	}
+	if len(k.SessionsOf) > 0 {
+		if err := add(queryKeys(ctx, t, slavesByMaster, k.SessionsOf)); err != nil {
 			return err
 		}
 	}

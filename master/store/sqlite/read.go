@@ -160,6 +160,15 @@ func (s *Store) Slaves(ctx context.Context) ([]store.Slave, error) {
 	return slaves, classify(err)
 }
 
+const mastersQuery = `SELECT ` + columns.Master + ` FROM masters WHERE ended_us IS NULL OR ended_us > ? ORDER BY id`
+
+// Masters returns the masters that serve, and those that ended since.
+func (s *Store) Masters(ctx context.Context, since time.Time) ([]store.Master, error) {
+	rows, err := s.query(ctx, mastersQuery, since.UnixMicro())
+	masters, err := collect(rows, err, columns.ScanMaster)
+	return masters, classify(err)
+}
+
 // flapsQuery is answered by the index events_flaps alone.
 const flapsQuery = `SELECT slave, count(*) FROM events WHERE topic = 'slave.away' AND at_us > ? GROUP BY slave`
 

@@ -12,7 +12,7 @@ import (
 // durable before the COMMIT that follows; a crash in between leaves no trace.
 func (t *tx) Save(ctx context.Context, w *store.Writes) error {
 	for _, save := range []func(context.Context, *store.Writes) error{
-		t.saveFences, t.saveSlaves, t.saveBuilds, t.saveAttempts, t.saveSteps, t.saveStreams, t.saveHistory,
+		t.saveFences, t.saveMasters, t.saveSlaves, t.saveBuilds, t.saveAttempts, t.saveSteps, t.saveStreams, t.saveHistory,
 	} {
 		if err := save(ctx, w); err != nil {
 			return classify(err)
@@ -64,6 +64,19 @@ func (t *tx) one(ctx context.Context, otherwise error, query string, args ...any
 	}
 	if n != 1 {
 		return otherwise
+	}
+	return nil
+}
+
+func (t *tx) saveMasters(ctx context.Context, w *store.Writes) error {
+	for i := range w.Masters {
+		m := &w.Masters[i]
+		err := t.s.exec(ctx, `INSERT OR REPLACE INTO masters (`+columns.Master+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			m.ID, columns.List(m.Addrs), m.HTTP, m.Host, m.Version, columns.List(m.Features), columns.Micros(m.Started),
+			int64(m.Beats), columns.Micros(m.Beat), columns.Micros(m.Ended), m.EndedWhy)
+		if err != nil {
+			return fmt.Errorf("master %s: %w", m.ID, err)
+		}
 	}
 	return nil
 }

@@ -58,6 +58,7 @@ var cases = []struct {
 	{"ReturnOfTheLost", testReturn},
 	{"Evidence", testEvidence},
 	{"EndSessions", testEndSessions},
+	{"Masters", testMasters},
 
 	{"Recover", testRecover},
 	{"Drain", testDrain},
