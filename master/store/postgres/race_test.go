@@ -115,7 +115,7 @@ func TestMastersAtOnce(t *testing.T) {
 			}
 		}
 	}
-	if err := stores[0].Number(t.Context()); err != nil {
+	if _, err := stores[0].Number(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	found, err := invariant.Check(t.Context(), stores[0].Views(), invariant.Options{})

@@ -62,7 +62,7 @@ func TestSettingsOfOthers(t *testing.T) {
 	if err := s.Commit(t.Context(), status); err != nil || status.Err != nil {
 		t.Errorf("commit: %v %v", err, status.Err)
 	}
-	if err := s.Number(t.Context()); err != nil {
+	if _, err := s.Number(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if rec, err := s.Record(t.Context(), v.build); err != nil || rec.Attempt(v.attempt).Mark != 2 {
