@@ -53,7 +53,7 @@ func TestMastersAtOnce(t *testing.T) {
 		}
 		return ops
 	}
-	const rounds = 25
+	const rounds = 12
 	for round := range rounds {
 		name := fmt.Sprint("slave", round)
 		epochs := map[lifecycle.Epoch]bool{}
