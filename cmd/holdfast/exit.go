@@ -14,6 +14,7 @@ import (
 	"holdfast/journal"
 	"holdfast/master/spec"
 	"holdfast/master/store"
+	"holdfast/master/store/postgres"
 	"holdfast/master/store/sqlite"
 	"holdfast/proto/rpcerr"
 )
@@ -77,11 +78,11 @@ func exitCode(err error) int {
 		}
 	case errors.Is(err, errUnwell):
 		return exitFailed
-	case errors.As(err, &usage), errors.Is(err, client.ErrAddress), noDataDir(err):
+	case errors.As(err, &usage), errors.Is(err, client.ErrAddress), errors.Is(err, postgres.ErrURL), noDataDir(err):
 		return exitUsage
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted
-	case errors.As(err, &unreachable), errors.Is(err, client.ErrNoMaster):
+	case errors.As(err, &unreachable), errors.Is(err, client.ErrNoMaster), errors.Is(err, postgres.ErrUnreachable):
 		return exitUnreachable
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
@@ -92,6 +93,7 @@ func exitCode(err error) int {
 	case errors.Is(err, errRefused), errors.As(err, &identity),
 		errors.Is(err, syscall.EADDRINUSE),
 		errors.Is(err, store.ErrInUse), errors.Is(err, store.ErrNewer),
+		errors.Is(err, postgres.ErrRefused), errors.Is(err, postgres.ErrServer),
 		errors.Is(err, journal.ErrLocked), errors.Is(err, journal.ErrNewerVersion):
 		return exitRefused
 	}

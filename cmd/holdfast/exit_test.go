@@ -17,6 +17,7 @@ import (
 	"holdfast/journal"
 	"holdfast/master/spec"
 	"holdfast/master/store"
+	"holdfast/master/store/postgres"
 	"holdfast/proto/rpcerr"
 )
 
@@ -47,6 +48,10 @@ func TestExitCode(t *testing.T) {
 		{fmt.Errorf("open: %w", store.ErrInUse), 7},
 		{fmt.Errorf("open: %w", store.ErrNewer), 7},
 		{fmt.Errorf("open: %w", journal.ErrNewerVersion), 7},
+		{fmt.Errorf("open: %w", postgres.ErrURL), 2},
+		{fmt.Errorf("open: %w", postgres.ErrUnreachable), 5},
+		{fmt.Errorf("open: %w", postgres.ErrRefused), 7},
+		{fmt.Errorf("open: %w", postgres.ErrServer), 7},
 		{journal.ErrLocked, 7},
 		{journal.ErrCorrupt, 70},
 		{store.ErrFatal, 70},
@@ -145,6 +150,7 @@ func TestUsage(t *testing.T) {
 		{"submit", "--env", "novalue", "--", "true"}, {"submit", "--label", "=x", "--", "true"}, {"submit", "--name", strings.Repeat("x", 300), "--", "true"},
 		{"submit", "--label", "a b=c", "-f", good}, {"run", "--addr", ":7400", "--", "true"},
 		{"completion"}, {"completion", "tcsh"}, {"version", "x"}, {"journal"}, {"journal", "mend", "."}, {"journal", "ls"},
+		{"masters", "x"}, {"master", "--data", "x", "--store", "postgres://h/d"},
 		{"master"}, {"master", "--data", "x", "--lost-after", "-1s"}, {"master", "--data", "x", "--listen", "nonsense"},
 		{"master", "--data", "x", "--log-level", "loud"}, {"master", "--data", "x", "--advertise", "nonsense"},
 		{"events", "--since", "-1"},

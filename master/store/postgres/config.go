@@ -3,6 +3,7 @@ package postgres
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,7 +19,7 @@ type Config struct {
 	Logger *slog.Logger
 	// Readers is the number of connections for reading. Default 4.
 	Readers int
-	// CommitTimeout bounds one transaction. A server that hangs longer is left, and
+	// CommitTimeout bounds one transaction, and one read. A server that hangs longer is left, and
 	// what came of the commit is unknown. Default 15 s.
 	CommitTimeout time.Duration
 	// MaxSkew is how far the clocks of this machine and of the server may be apart
@@ -63,6 +64,10 @@ var sessionSettings = map[string]string{
 
 func ms(d time.Duration) string { return fmt.Sprint(d.Milliseconds()) }
 
+// keepAlive finds out that the server is gone without a word, on a connection that
+// waits for it to speak.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 3 * time.Second, Count: 3}
+
 // check validates c, fills in the defaults, and reads the URL.
 func (c Config) check() (Config, *pgx.ConnConfig, error) {
 	if c.URL == "" {
@@ -76,6 +81,7 @@ func (c Config) check() (Config, *pgx.ConnConfig, error) {
 		cc.RuntimeParams[name] = value
 	}
 	cc.ConnectTimeout = connectTimeout
+	cc.DialFunc = (&net.Dialer{KeepAliveConfig: keepAlive}).DialContext
 	cc.OnNotice = func(*pgconn.PgConn, *pgconn.Notice) {}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

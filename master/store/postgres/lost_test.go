@@ -168,6 +168,14 @@ func TestHungServer(t *testing.T) {
 					t.Errorf("number: %v", err)
 				}
 			}
+			if c.name == "reading" {
+				start := time.Now()
+				_, err := s.Slaves(t.Context())
+				held(t, "read", err, store.ErrBusy)
+				if took := time.Since(start); took > limit+2*time.Second {
+					t.Errorf("a read took %v, the limit is %v", took, limit)
+				}
+			}
 			p.pass()
 			eventually(t, "the store commits again", func() bool {
 				err := s.Commit(t.Context(), op)
