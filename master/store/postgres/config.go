@@ -44,6 +44,9 @@ var sessionSettings = map[string]string{
 	"synchronous_commit":                  "on",
 	"TimeZone":                            "UTC",
 	"default_transaction_isolation":       "read committed",
+	"default_transaction_read_only":       "off",
+	"statement_timeout":                   "0", // CommitTimeout is ours
+	"idle_session_timeout":                "0",
 	"lock_timeout":                        ms(lockTimeout),
 	"idle_in_transaction_session_timeout": ms(idleTimeout),
 	// A server whose client is gone without a word finds out.

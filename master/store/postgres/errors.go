@@ -110,6 +110,8 @@ func openError(err error, cc *pgx.ConnConfig) error {
 			return fmt.Errorf("%w database %q at %s: %s; make it: createdb -O %s %s", ErrRefused, cc.Database, where, what, cc.User, cc.Database)
 		case "42501":
 			return fmt.Errorf("%w user %q: %s; the user must own the database or a schema of its own: ALTER DATABASE %s OWNER TO %s", ErrRefused, cc.User, what, cc.Database, cc.User)
+		case "42704":
+			return fmt.Errorf("%w: it says %s; holdfast needs PostgreSQL %d or newer, and a URL without settings that it does not know", ErrServer, what, minVersion/10000)
 		case "53300":
 			return fmt.Errorf("%w user %q at %s: %s; end other clients, or raise max_connections in postgresql.conf (or the limit of the database or the user)", ErrRefused, cc.User, where, what)
 		case "57P03":

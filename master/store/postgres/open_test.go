@@ -202,6 +202,8 @@ func TestOpenRefused(t *testing.T) {
 			postgres.ErrServer, []string{"search_path", "CREATE SCHEMA"}},
 		"encoding": {postgres.Config{URL: with(t, as("postgres"), func(u *url.URL, _ url.Values) { u.Path = "/bytes" })},
 			postgres.ErrServer, []string{"SQL_ASCII", "createdb -E UTF8 -T template0"}},
+		"too old for our settings": {postgres.Config{URL: with(t, as("postgres"), func(_ *url.URL, q url.Values) { q.Set("no_such_setting", "1") })},
+			postgres.ErrServer, []string{"no_such_setting", "14 or newer"}},
 		"clock ahead": {postgres.Config{URL: as("postgres"), Now: func() time.Time { return time.Now().Add(-time.Minute) }},
 			postgres.ErrServer, []string{"1m0s ahead of", "NTP"}},
 		"clock behind": {postgres.Config{URL: as("postgres"), Now: func() time.Time { return time.Now().Add(time.Minute) }},

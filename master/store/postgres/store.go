@@ -101,7 +101,7 @@ func commit(ctx context.Context, conn *pgx.Conn) error {
 		return nil
 	case err == nil:
 		return fmt.Errorf("%w: commit was answered with %s", store.ErrBusy, tag)
-	case errors.As(err, &pe) && pe.Severity == "ERROR":
+	case errors.As(err, &pe) && pe.SeverityUnlocalized == "ERROR":
 		return fmt.Errorf("commit: %w", classify(err)) // rolled back
 	default:
 		return fmt.Errorf("%w: commit: %w", store.ErrUnknown, err)
