@@ -15,7 +15,9 @@ import (
 
 // read runs queries in one round trip. All they see is of one moment if there are
 // several.
-func (s *Store) read(ctx context.Context, b *pgx.Batch) error {
+func (s *Store) read(ctx context.Context, b *pgx.Batch) (err error) {
+	ctx, done := s.bounded(ctx)
+	defer func() { err = done(err) }()
 	conn, err := s.readers.Acquire(ctx)
 	if err != nil {
 		return s.readError(err)
@@ -30,6 +32,20 @@ func (s *Store) read(ctx context.Context, b *pgx.Batch) error {
 	whole.QueuedQueries = append(whole.QueuedQueries, b.QueuedQueries...)
 	whole.Queue(`COMMIT`)
 	return s.readError(conn.SendBatch(ctx, whole).Close())
+}
+
+// bounded bounds a read: a server that vanished without a word would be waited for
+// for as long as TCP does. Done passes on why the read failed; that it took too long
+// is nothing its caller has said, but ErrBusy.
+func (s *Store) bounded(ctx context.Context) (_ context.Context, done func(error) error) {
+	limited, cancel := context.WithTimeout(ctx, s.cfg.CommitTimeout)
+	return limited, func(err error) error {
+		defer cancel()
+		if err != nil && limited.Err() != nil && ctx.Err() == nil {
+			return fmt.Errorf("%w: no answer within %v: %v", store.ErrBusy, s.cfg.CommitTimeout, err)
+		}
+		return err
+	}
 }
 
 // readError is why a read failed. Reads of a closed store say so.
@@ -277,6 +293,8 @@ const logQuery = `SELECT ` + columns.Chunk + ` FROM log_chunks
 func (s *Store) Log(ctx context.Context, step lifecycle.StepID, from int64, maxBytes int) (chunks []store.LogChunk, err error) {
 	// The statement goes on until it has sent all, so it is told when to stop: a
 	// cursor, as the rows may be many.
+	ctx, done := s.bounded(ctx)
+	defer func() { err = done(err) }()
 	tx, err := s.readers.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return nil, s.readError(err)
