@@ -80,6 +80,7 @@ func (c CommitterConfig) withDefaults() CommitterConfig {
 // Failures:
 //
 //   - Held: nobody is told anything, Ready is red, the same group again.
+//   - Hanging: Ready is red after 5 s; the store decides when it gives up.
 //   - Poisoned: halves of the group on their own, until the one call that
 //     cannot be committed is alone; it alone gets ErrPoison.
 //   - Fatal: everybody gets the error, and Run returns it.
@@ -89,7 +90,8 @@ type Committer struct {
 	room  *semaphore.Weighted // bytes in queue and group
 	// stopped is closed by Run when nothing queued from then on is committed.
 	stopped chan struct{}
-	ready   atomic.Pointer[error] // nil: committing
+	ready   atomic.Pointer[error]     // nil: committing
+	trying  atomic.Pointer[time.Time] // when the store was given a group that is not back; nil: none
 }
 
 // call is one Do or Go: ops that commit together or not at all.
@@ -146,6 +148,10 @@ func (c *Committer) Go(ctx context.Context, op Op, done func(error)) error {
 	return c.enqueue(ctx, &call{ops: []Op{op}, done: done})
 }
 
+// slowCommit is how long a commit may take before it counts as none: who hangs is
+// not ready.
+const slowCommit = 5 * time.Second
+
 // Ready reports why the store cannot commit at present; nil: it can.
 func (c *Committer) Ready() error {
 	select {
@@ -155,6 +161,11 @@ func (c *Committer) Ready() error {
 	}
 	if err := c.ready.Load(); err != nil {
 		return *err
+	}
+	if began := c.trying.Load(); began != nil {
+		if took := time.Since(*began); took >= slowCommit {
+			return fmt.Errorf("%w: a commit has taken %v so far", ErrBusy, took.Round(time.Second))
+		}
 	}
 	return nil
 }
@@ -281,7 +292,10 @@ func (c *Committer) commit(ctx context.Context, group []*call, outcomes chan<- o
 		// nobody was told. If we crash after it and before the callbacks, it is
 		// durable, and the slaves send again what was not acknowledged (P-apply).
 		failpoint.Here("master.before-commit")
+		began := time.Now()
+		c.trying.Store(&began)
 		err := c.cfg.Store.Commit(context.WithoutCancel(ctx), ops...)
+		c.trying.Store(nil)
 		if err == nil {
 			failpoint.Here("master.after-commit")
 			c.setReady(nil)

@@ -117,6 +117,30 @@ func TestCommitterHoldsAndRepeats(t *testing.T) {
 	}
 }
 
+// P-commit: who hangs in a commit is not ready, before the store gives it up.
+func TestCommitterHangs(t *testing.T) {
+	f := &fakeStore{}
+	_ = run(t, CommitterConfig{Store: f}, func(ctx context.Context, c *Committer) {
+		f.gate = make(chan struct{})
+		if err := c.Go(ctx, &Disconnect{}, func(error) {}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(slowCommit - time.Millisecond)
+		if err := c.Ready(); err != nil {
+			t.Errorf("a commit that is not late yet: %v", err)
+		}
+		time.Sleep(time.Millisecond)
+		if err := c.Ready(); !errors.Is(err, ErrBusy) {
+			t.Errorf("a commit that hangs: %v", err)
+		}
+		close(f.gate)
+		synctest.Wait()
+		if err := c.Ready(); err != nil {
+			t.Errorf("it is over: %v", err)
+		}
+	})
+}
+
 func TestCommitterBisectsPoison(t *testing.T) {
 	for bad := range 7 {
 		f := &fakeStore{gate: make(chan struct{})}

@@ -3,7 +3,6 @@ package judge
 import (
 	"context"
 	"database/sql"
-	"errors"
 )
 
 // Attempt is what happened to one attempt on its slave.
@@ -40,16 +39,12 @@ func (a *Attempt) Vague() bool { return a.Undone || a.StoreBack }
 // also counts the states of the logs.
 func Steps(ctx context.Context, db DB, attempts map[string]*Attempt) (found Findings, logs map[string]int, err error) {
 	// P-accept: without the commit of `accepted` nothing is launched.
+	accepted, err := IDs(ctx, db, `SELECT id FROM v1_attempts WHERE started_at IS NOT NULL`)
+	if err != nil {
+		return nil, nil, err
+	}
 	for id, a := range attempts {
-		if a.StoreBack {
-			continue
-		}
-		var accepted sql.NullString
-		err := db.QueryRowContext(ctx, `SELECT started_at FROM v1_attempts WHERE id = $1`, id).Scan(&accepted)
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return nil, nil, err
-		}
-		if a.Launches > 0 && !accepted.Valid {
+		if !a.StoreBack && a.Launches > 0 && !accepted[id] {
 			found.add(Other, "attempt %s was launched %d times and never accepted", id, a.Launches)
 		}
 	}

@@ -19,8 +19,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Readers is the number of connections for reading. Default 4.
 	Readers int
-	// CommitTimeout bounds one transaction, and one read. A server that hangs longer is left, and
-	// what came of the commit is unknown. Default 15 s.
+	// CommitTimeout bounds one transaction, and one read. A server that hangs longer
+	// is left, and what came of the commit is unknown. Default 15 s.
 	CommitTimeout time.Duration
 	// MaxSkew is how far the clocks of this machine and of the server may be apart
 	// when the store is opened. Default 30 s.
