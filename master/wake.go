@@ -33,7 +33,11 @@ func keysOf(ops []store.Op, events []lifecycle.Event) []notify.Key {
 			// an event.
 			add(notify.Queue, "")
 			add(notify.Log, string(op.Attempt))
-		case *store.Connect, *store.RefuseFrame, *store.Lose:
+		case *store.Connect:
+			// A session that the slave has at another master is over (P-fence).
+			add(notify.Slave, string(op.Slave.Instance))
+			add(notify.Queue, "")
+		case *store.RefuseFrame, *store.Lose:
 			add(notify.Queue, "")
 		case *store.ChangeSlave:
 			add(notify.Slave, string(op.Session.Instance)) // a reset ends its session
