@@ -34,8 +34,7 @@ func keysOf(ops []store.Op, events []lifecycle.Event) []notify.Key {
 			add(notify.Queue, "")
 			add(notify.Log, string(op.Attempt))
 		case *store.Connect:
-			// An older session of it, which may be at another master and have
-			// nothing to say, is over.
+			// A session that the slave has at another master is over (P-fence).
 			add(notify.Slave, string(op.Slave.Instance))
 			add(notify.Queue, "")
 		case *store.RefuseFrame, *store.Lose:

@@ -11,7 +11,7 @@ import (
 
 // TestLogHints: a log that became whole makes a session look for a forget only
 // if it may be the last word of its attempt (P-forget); before the ACK of an
-// accept it looks without being told.
+// accept it looks without being told. One that another has replaced looks at once.
 func TestLogHints(t *testing.T) {
 	whole := lifecycle.Event{Topic: lifecycle.TopicLogComplete, Build: "b", Attempt: "a", Slave: "s", Instance: "i"}
 	ended := lifecycle.Event{Topic: lifecycle.TopicAttemptSucceeded, Build: "b", Attempt: "a", Slave: "s", Instance: "i"}
@@ -28,6 +28,7 @@ func TestLogHints(t *testing.T) {
 		{"bytes of a running attempt", []store.Op{&store.ApplyLog{Attempt: "a"}}, []lifecycle.Event{whole}, false},
 		{"the last bytes", []store.Op{&store.ApplyLog{Attempt: "a", Last: true}, &store.ApplyLog{Attempt: "a"}}, []lifecycle.Event{whole}, true},
 		{"missing bytes", []store.Op{&store.ApplyLogGap{Attempt: "a"}, &store.ApplyStatus{Attempt: "a"}}, []lifecycle.Event{whole}, true},
+		{"a newer session", []store.Op{&store.Connect{Slave: store.Slave{Instance: "i"}}}, nil, true},
 		{"not held any more", []store.Op{&store.ApplyAbsent{Attempt: "a"}}, []lifecycle.Event{whole}, true},
 		{"another attempt's bytes", []store.Op{&store.ApplyLog{Attempt: "other"}}, []lifecycle.Event{whole}, true},
 	} {
