@@ -159,8 +159,10 @@ func (s *Store) verify(ctx context.Context, conn *pgx.Conn) error {
 	if err := f.fit(conn.PgConn().PID()); err != nil {
 		return err
 	}
-	if err := movable(ctx, conn, s.cc); err != nil {
+	if err := movable(ctx, conn, s.cc); errors.Is(err, store.ErrMoved) || errors.Is(err, store.ErrHalfMoved) {
 		return fmt.Errorf("%w: %w", store.ErrFatal, err)
+	} else if err != nil {
+		return err // a lost connection is nothing but that
 	}
 	var id string
 	if err := conn.QueryRow(ctx, storeID).Scan(&id); err != nil {
