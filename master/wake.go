@@ -33,7 +33,12 @@ func keysOf(ops []store.Op, events []lifecycle.Event) []notify.Key {
 			// an event.
 			add(notify.Queue, "")
 			add(notify.Log, string(op.Attempt))
-		case *store.Connect, *store.RefuseFrame, *store.Lose:
+		case *store.Connect:
+			// An older session of it, which may be at another master and have
+			// nothing to say, is over.
+			add(notify.Slave, string(op.Slave.Instance))
+			add(notify.Queue, "")
+		case *store.RefuseFrame, *store.Lose:
 			add(notify.Queue, "")
 		case *store.ChangeSlave:
 			add(notify.Slave, string(op.Session.Instance)) // a reset ends its session
