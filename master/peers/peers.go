@@ -221,6 +221,10 @@ func (p *Peers) tick(ctx context.Context) error {
 		n := p.shed(-1, "", causeOver, "another master has declared this one over; connect again")
 		p.cfg.Logger.Warn("another master had declared this one over; it goes on", "sessions", n)
 	}
+	// A look that takes longer would not count, and the next beat must not wait for
+	// it: on a store that hangs, that beat is what sends the slaves elsewhere.
+	ctx, cancel := context.WithTimeout(ctx, 2*p.cfg.Period)
+	defer cancel()
 	if err := p.look(ctx, time.Now()); err != nil {
 		return err
 	}
