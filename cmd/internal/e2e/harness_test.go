@@ -229,6 +229,9 @@ type farm struct {
 	addr   string // of the master itself
 	http   string
 	link   *proxy
+	store  string            // URL of the PostgreSQL database; empty: SQLite
+	db     *proxy            // between the master and PostgreSQL
+	others []*farm           // the same as seen through its other masters
 	dirs   map[string]string // of slaves that are elsewhere than usual
 	in     []string          // what puts a command into the master's network, in front of it
 }
@@ -245,12 +248,19 @@ func newFarmOf(t testing.TB, exe string, masterArgs ...string) *farm {
 		t.Fatal(err)
 	}
 	f := &farm{t: t, dir: t.TempDir(), link: newProxy(t)}
-	addrFile := filepath.Join(f.dir, "addr")
+	f.begin(exe, "master", append([]string{"--data", filepath.Join(f.dir, "master")}, masterArgs...)...)
+	return f
+}
+
+// begin starts the farm's master, and waits until it is ready.
+func (f *farm) begin(exe, name string, args ...string) {
+	f.t.Helper()
+	addrFile := filepath.Join(f.dir, name+".addr")
 	// Slaves learn the masters' addresses from Welcome and dial those, too: no
 	// way but the proxy may be told.
-	args := append([]string{"master", "--data", filepath.Join(f.dir, "master"), "--advertise", f.link.addr,
-		"--listen", loopback(), "--http", loopback(), "--addr-file", addrFile}, masterArgs...)
-	f.master = begin(&daemon{t: t, name: "master", exe: exe, args: args})
+	args = append([]string{"master", "--advertise", f.link.addr,
+		"--listen", loopback(), "--http", loopback(), "--addr-file", addrFile}, args...)
+	f.master = begin(&daemon{t: f.t, name: name, exe: exe, args: args})
 	f.readAddr(addrFile)
 	// From now on the same addresses: slaves must find it again.
 	for i, a := range f.master.args {
@@ -262,7 +272,6 @@ func newFarmOf(t testing.TB, exe string, masterArgs ...string) *farm {
 		}
 	}
 	f.link.lead(f.addr)
-	return f
 }
 
 func (f *farm) readAddr(path string) {
@@ -581,4 +590,12 @@ func (f *farm) event(topic, slave string) (found eventView, ok bool) {
 		}
 	}
 	return found, ok
+}
+
+// write makes a file.
+func write(t testing.TB, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }

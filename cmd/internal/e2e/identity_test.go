@@ -13,7 +13,8 @@ import (
 
 // T-clone, P-identity: of two slaves under one name, or on copies of one data
 // directory, exactly one is admitted; the other is refused with both hosts
-// named, tells its own log and the operator, and does not storm the master.
+// named, tells its own log and the operator, and does not storm the master. Where
+// there are two masters, each slave has one of its own.
 func TestClone(t *testing.T) {
 	host, err := os.Hostname()
 	if err != nil {
@@ -34,14 +35,20 @@ func TestClone(t *testing.T) {
 		if e, ok := f.event("slave.refused", "b1"); !ok || strings.Count(e.Why, host) < 2 {
 			t.Errorf("the event is %+v; it does not name both hosts", e)
 		}
-		before, epoch := f.link.dialled(), f.slaves()[0].Epoch
+		dialled := func() (n int) {
+			for _, m := range f.masters() {
+				n += m.link.dialled()
+			}
+			return n
+		}
+		before, epoch := dialled(), f.slaves()[0].Epoch
 		id := f.submit("name: work\nsteps:\n  - {name: s, run: 'sleep 3'}\n")
 		oneAttempt(t, f.settled(id, 30*time.Second, "succeeded", "failed"))
 		list := f.slaves()
 		if len(list) != 1 || list[0].State != "connected" || list[0].Epoch != epoch {
 			t.Errorf("slaves: %+v, epoch %d before", list, epoch)
 		}
-		if n := f.link.dialled() - before; n > 20 {
+		if n := dialled() - before; n > 20 {
 			t.Errorf("%d ends of connections in a build of 3 s", n)
 		}
 		if !strings.Contains(admitted.output(), `msg="attempt accepted"`) {
@@ -51,63 +58,69 @@ func TestClone(t *testing.T) {
 
 	t.Run("same name", func(t *testing.T) {
 		t.Parallel()
-		f := newFarm(t)
-		first := f.slave("b1")
-		second := startDaemon(t, "b1-again", "slave", "--data", filepath.Join(f.dir, "other"), "--name", "b1", "--master", f.link.addr)
-		eventually(t, 20*time.Second, "the second b1 says why it is refused", func() bool { return refused(second) })
-		settledOn(t, f, first)
+		onBothStores(t, func(t *testing.T, store string) {
+			f := newFarmOn(t, store)
+			first := f.slave("b1")
+			second := startDaemon(t, "b1-again", "slave", "--data", filepath.Join(f.dir, "other"), "--name", "b1", "--master", f.lastMaster().link.addr)
+			eventually(t, 20*time.Second, "the second b1 says why it is refused", func() bool { return refused(second) })
+			settledOn(t, f, first)
+		})
 	})
 
 	// Both count the same start on the same machine: only their start ids differ.
 	t.Run("copy of a stopped directory", func(t *testing.T) {
 		t.Parallel()
-		f := newFarm(t)
-		first := f.slave("b1")
-		f.settled(f.submit("name: before\nsteps:\n  - {name: s, run: 'true'}\n"), 20*time.Second, "succeeded")
-		first.kill()
-		other := filepath.Join(f.dir, "slave-copy")
-		copyTree(t, f.slaveDir("b1"), other)
-		os.Remove(filepath.Join(other, "agent.sock"))
-		second := startDaemon(t, "b1-copy", "slave", "--data", other, "--name", "b1", "--master", f.link.addr)
-		first.start()
-		t.Cleanup(func() { killMarked(other) })
-		eventually(t, 20*time.Second, "one of them says why it is refused", func() bool { return refused(first) || refused(second) })
-		if refused(first) && refused(second) {
-			t.Fatal("both are refused")
-		}
-		if a, b := readIdentity(t, f.slaveDir("b1")).Incarnation, readIdentity(t, other).Incarnation; a != b {
-			t.Fatalf("they count %d and %d starts: this is the other case", a, b)
-		}
-		admitted := first
-		if refused(first) {
-			admitted = second
-		}
-		settledOn(t, f, admitted)
+		onBothStores(t, func(t *testing.T, store string) {
+			f := newFarmOn(t, store)
+			first := f.slave("b1")
+			f.settled(f.submit("name: before\nsteps:\n  - {name: s, run: 'true'}\n"), 20*time.Second, "succeeded")
+			first.kill()
+			other := filepath.Join(f.dir, "slave-copy")
+			copyTree(t, f.slaveDir("b1"), other)
+			os.Remove(filepath.Join(other, "agent.sock"))
+			second := startDaemon(t, "b1-copy", "slave", "--data", other, "--name", "b1", "--master", f.lastMaster().link.addr)
+			first.start()
+			t.Cleanup(func() { killMarked(other) })
+			eventually(t, 20*time.Second, "one of them says why it is refused", func() bool { return refused(first) || refused(second) })
+			if refused(first) && refused(second) {
+				t.Fatal("both are refused")
+			}
+			if a, b := readIdentity(t, f.slaveDir("b1")).Incarnation, readIdentity(t, other).Incarnation; a != b {
+				t.Fatalf("they count %d and %d starts: this is the other case", a, b)
+			}
+			admitted := first
+			if refused(first) {
+				admitted = second
+			}
+			settledOn(t, f, admitted)
+		})
 	})
 
 	t.Run("copied directory", func(t *testing.T) {
 		t.Parallel()
-		f := newFarm(t)
-		first := f.slave("b1")
-		f.settled(f.submit("name: before\nsteps:\n  - {name: s, run: 'true'}\n"), 20*time.Second, "succeeded")
-		other := filepath.Join(f.dir, "slave-copy")
-		eventually(t, 20*time.Second, "nothing of the build is left to be removed", func() bool {
-			left, err := os.ReadDir(filepath.Join(f.slaveDir("b1"), "attempts"))
-			return err == nil && len(left) == 0
+		onBothStores(t, func(t *testing.T, store string) {
+			f := newFarmOn(t, store)
+			first := f.slave("b1")
+			f.settled(f.submit("name: before\nsteps:\n  - {name: s, run: 'true'}\n"), 20*time.Second, "succeeded")
+			other := filepath.Join(f.dir, "slave-copy")
+			eventually(t, 20*time.Second, "nothing of the build is left to be removed", func() bool {
+				left, err := os.ReadDir(filepath.Join(f.slaveDir("b1"), "attempts"))
+				return err == nil && len(left) == 0
+			})
+			copyTree(t, f.slaveDir("b1"), other)
+			os.Remove(filepath.Join(other, "agent.sock"))
+			second := startDaemon(t, "b1-copy", "slave", "--data", other, "--name", "b1", "--master", f.lastMaster().link.addr)
+			t.Cleanup(func() { killMarked(other) })
+			eventually(t, 20*time.Second, "one of them says why it is refused", func() bool { return refused(first) || refused(second) })
+			if refused(first) && refused(second) {
+				t.Fatal("both are refused")
+			}
+			admitted := first
+			if refused(first) {
+				admitted = second
+			}
+			settledOn(t, f, admitted)
 		})
-		copyTree(t, f.slaveDir("b1"), other)
-		os.Remove(filepath.Join(other, "agent.sock"))
-		second := startDaemon(t, "b1-copy", "slave", "--data", other, "--name", "b1", "--master", f.link.addr)
-		t.Cleanup(func() { killMarked(other) })
-		eventually(t, 20*time.Second, "one of them says why it is refused", func() bool { return refused(first) || refused(second) })
-		if refused(first) && refused(second) {
-			t.Fatal("both are refused")
-		}
-		admitted := first
-		if refused(first) {
-			admitted = second
-		}
-		settledOn(t, f, admitted)
 	})
 
 	// The copy's agent finds no runner in its own directory and says so. What runs

@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -24,6 +27,7 @@ type proxy struct {
 	silent   chan struct{}     // guarded by mu; closed when bytes may flow
 	accepted int               // guarded by mu
 	rate     int               // guarded by mu; bytes a second and direction; 0: no limit
+	deafen   string            // guarded by mu; who says it hears nothing more; empty: nobody
 	wg       sync.WaitGroup
 }
 
@@ -77,7 +81,11 @@ func (p *proxy) link(c net.Conn) {
 	p.mu.Lock()
 	target := p.target
 	p.mu.Unlock()
-	d, err := net.DialTimeout("tcp", target, 2*time.Second)
+	network := "tcp"
+	if strings.HasPrefix(target, "/") {
+		network = "unix"
+	}
+	d, err := net.DialTimeout(network, target, 2*time.Second)
 	if err != nil {
 		return
 	}
@@ -87,8 +95,17 @@ func (p *proxy) link(c net.Conn) {
 	}
 	defer p.drop(d)
 	done := make(chan struct{}, 2)
-	go func() { p.copy(c, d); done <- struct{}{} }()
-	go func() { p.copy(d, c); done <- struct{}{} }()
+	deaf := new(atomic.Bool)
+	go func() { p.copy(c, d, func([]byte) bool { return deaf.Load() }); done <- struct{}{} }()
+	go func() {
+		p.copy(d, c, func(b []byte) bool {
+			if word := p.word(); word != "" && bytes.Contains(b, []byte(word)) {
+				deaf.Store(true)
+			}
+			return false
+		})
+		done <- struct{}{}
+	}()
 	<-done
 	c.Close()
 	d.Close()
@@ -96,8 +113,9 @@ func (p *proxy) link(c net.Conn) {
 }
 
 // copy moves bytes while the link is open; what was read while it is silent is
-// held back, as a network that drops packets would in the end deliver it.
-func (p *proxy) copy(dst io.Writer, src io.Reader) {
+// held back, as a network that drops packets would in the end deliver it. What
+// dropped says of bytes is that they are not to arrive at all.
+func (p *proxy) copy(dst io.Writer, src io.Reader, dropped func([]byte) bool) {
 	buf := make([]byte, 32<<10)
 	for {
 		part := buf
@@ -109,7 +127,7 @@ func (p *proxy) copy(dst io.Writer, src io.Reader) {
 			time.Sleep(time.Duration(n) * time.Second / time.Duration(rate))
 		}
 		p.wait()
-		if n > 0 {
+		if n > 0 && !dropped(buf[:n]) {
 			if _, err := dst.Write(buf[:n]); err != nil {
 				return
 			}
@@ -163,6 +181,20 @@ func (p *proxy) speed() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.rate
+}
+
+// deaf makes connections on which the dialler says a word hear nothing any more;
+// nobody is told.
+func (p *proxy) deaf(word string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.deafen = word
+}
+
+func (p *proxy) word() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.deafen
 }
 
 // dialled is how many connections there were, both ends counted.

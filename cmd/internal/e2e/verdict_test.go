@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"holdfast/cmd/internal/judge"
-	"holdfast/master/store/sqlite"
 )
 
 // witness is a file to which steps say what they do, past holdfast: lines of
@@ -34,11 +33,16 @@ steps:
 // counted is what the steps of such a build did.
 func (w witness) counted(t testing.TB, n int) map[string]*judge.Attempt {
 	t.Helper()
+	all := countedTo(n)
+	return w.attempts(t, func(int) []byte { return all })
+}
+
+func countedTo(n int) []byte {
 	var all bytes.Buffer
 	for i := range n {
 		fmt.Fprintf(&all, "line %d\n", i+1)
 	}
-	return w.attempts(t, func(int) []byte { return all.Bytes() })
+	return all.Bytes()
 }
 
 // says is shell that adds a line.
@@ -49,6 +53,12 @@ func (w witness) says(what string) string {
 // attempts is what the steps said. Wrote is what the n-th step of an attempt
 // writes, from 1, when it comes to its end.
 func (w witness) attempts(t testing.TB, wrote func(n int) []byte) map[string]*judge.Attempt {
+	t.Helper()
+	return w.attemptsOf(t, func(_ string, n int) []byte { return wrote(n) })
+}
+
+// attemptsOf is attempts where steps write different things.
+func (w witness) attemptsOf(t testing.TB, wrote func(step string, n int) []byte) map[string]*judge.Attempt {
 	t.Helper()
 	text, err := os.ReadFile(string(w))
 	if err != nil {
@@ -76,7 +86,7 @@ func (w witness) attempts(t testing.TB, wrote func(n int) []byte) map[string]*ju
 				t.Errorf("step %s of attempt %s was started %d times", step, attempt, s.Starts)
 			}
 		case "done":
-			out, code := wrote(len(a.Order)), 0
+			out, code := wrote(step, len(a.Order)), 0
 			s.Exit, s.Unsure = &code, false
 			s.Bytes, s.CRC = int64(len(out)), crc32.Checksum(out, crc32.MakeTable(crc32.Castagnoli))
 		}
@@ -96,8 +106,10 @@ func (f *farm) verdict(slaves map[string]*daemon, attempts map[string]*judge.Att
 		slave.signal(syscall.SIGTERM)
 		slave.ended(20 * time.Second)
 	}
-	f.master.signal(syscall.SIGTERM)
-	f.master.ended(20 * time.Second)
+	for _, m := range append([]*farm{f}, f.others...) {
+		m.master.signal(syscall.SIGTERM)
+		m.master.ended(20 * time.Second)
+	}
 	var memories []judge.Memory
 	for name := range slaves {
 		m, err := judge.Tombstones(name, f.slaveDir(name))
@@ -106,11 +118,7 @@ func (f *farm) verdict(slaves map[string]*daemon, attempts map[string]*judge.Att
 		}
 		memories = append(memories, m)
 	}
-	db, err := sqlite.OpenViews(filepath.Join(f.dir, "master", "holdfast.db"))
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	defer db.Close()
+	db := f.views()
 	ctx := f.t.Context()
 	found, _, err := judge.Store(ctx, db, memories, attempts)
 	if err != nil {
