@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -178,10 +179,20 @@ func (s *Store) closeAll() {
 		defer cancel()
 		_ = s.sequencer.Close(ctx)
 	}
-	if s.readers != nil {
-		s.readers.Close()
-	}
-	if s.views != nil {
-		_ = s.views.Close()
+	// They wait for the server's good-bye, each for longer than a master may take
+	// to stop; a server that is gone without a word gives none.
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		if s.readers != nil {
+			s.readers.Close()
+		}
+		if s.views != nil {
+			_ = s.views.Close()
+		}
+	}()
+	select {
+	case <-closed:
+	case <-time.After(closeTimeout):
 	}
 }
