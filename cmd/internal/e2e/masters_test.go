@@ -273,15 +273,16 @@ func TestMasters(t *testing.T) {
 // update committed, by the server's clock.
 func (f *farm) nextUpdate(db *sql.DB, slave string, from time.Time) time.Duration {
 	f.t.Helper()
-	us := func(q string, args ...any) int64 {
+	us := func(q string, args ...any) (n int64) {
 		f.t.Helper()
-		n, err := strconv.ParseInt(query(f.t, db, q, args...)[0][0], 10, 64)
-		if err != nil {
-			f.t.Fatalf("slave %s did not come back: %v", slave, err)
-		}
+		eventually(f.t, 20*time.Second, "slave "+slave+" is back, and an update of it is committed", func() (done bool) {
+			var err error
+			n, err = strconv.ParseInt(query(f.t, db, q, args...)[0][0], 10, 64)
+			return err == nil
+		})
 		return n
 	}
-	session := us(`SELECT min(at_us) FROM events WHERE topic = 'slave.connected' AND slave = $1 AND at_us > $2`, slave, from.UnixMicro())
+	session := us(`SELECT min(at_us) FROM events WHERE topic IN ('slave.connected', 'slave.back') AND slave = $1 AND at_us > $2`, slave, from.UnixMicro())
 	const committed = `(extract(epoch FROM pg_xact_commit_timestamp(%s.xmin)) * 1000000)::bigint`
 	update := us(fmt.Sprintf(`SELECT min(us) FROM (
 			SELECT `+committed+` AS us FROM log_chunks c JOIN steps s ON s.id = c.step_id JOIN attempts a ON a.id = s.attempt_id WHERE a.slave = $1

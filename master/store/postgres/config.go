@@ -29,12 +29,13 @@ type Config struct {
 	Now func() time.Time
 }
 
-// The waits of the server for a client and of transactions for one another. Each is
-// shorter than CommitTimeout, so that what one master holds when it is cut off from
-// the server is free again before another one gives up.
+// The waits of transactions for one another, and of the server for a client that is in
+// the middle of one. The latter is the shorter: what a master holds when it is cut off
+// from the server is free again before another one, to which its slaves have gone, gives
+// up. Ours are in the middle of a transaction for milliseconds.
 const (
 	lockTimeout = 5 * time.Second
-	idleTimeout = 8 * time.Second
+	idleTimeout = 3 * time.Second
 )
 
 // sessionSettings are those of every connection.
