@@ -40,7 +40,7 @@ func TestSettingsOfOthers(t *testing.T) {
 	defer ours.Close(t.Context())
 	for setting, want := range map[string]string{
 		"synchronous_commit": "on", "default_transaction_read_only": "off", "default_transaction_isolation": "read committed",
-		"statement_timeout": "0", "idle_session_timeout": "0", "TimeZone": "UTC", "lock_timeout": "5s", "idle_in_transaction_session_timeout": "8s",
+		"statement_timeout": "0", "idle_session_timeout": "0", "TimeZone": "UTC", "lock_timeout": "5s", "idle_in_transaction_session_timeout": "3s",
 	} {
 		if got := ask[string](t, ours, `SELECT current_setting($1)`, setting); got != want {
 			t.Errorf("%s is %s, want %s", setting, got, want)
