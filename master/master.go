@@ -243,7 +243,7 @@ func (m *Master) Run(ctx context.Context) error {
 	m.stopServing()
 	if m.peers != nil {
 		<-silent
-		m.leavePeers()
+		m.leavePeers(ctx)
 	}
 	stopHTTP()
 	stopCommitter()
@@ -305,8 +305,8 @@ func (m *Master) adopt(ctx context.Context) error {
 }
 
 // leavePeers says good-bye to the other masters, as long as the store is fit for it.
-func (m *Master) leavePeers() {
-	ctx, cancel := context.WithTimeout(context.Background(), replyGrace)
+func (m *Master) leavePeers(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), replyGrace)
 	defer cancel()
 	if err := m.peers.Leave(ctx); err != nil {
 		m.cfg.Logger.Warn("the other masters were not told of the end; they will notice", "err", err)

@@ -50,7 +50,7 @@ func newDatabase(raw string) (*database, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the database of --store cannot be reached: %w", err)
 	}
-	defer conn.Close(ctx) //nolint:errcheck // it was only looked at
+	defer conn.Close(ctx)
 	var tables int
 	err = conn.QueryRow(ctx, `SELECT count(*) FROM pg_tables WHERE schemaname = current_schema()`).Scan(&tables)
 	if err != nil {

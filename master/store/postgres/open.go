@@ -31,7 +31,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	s := &Store{cfg: cfg, cc: cc}
+	s := &Store{cfg: cfg, cc: cc, bye: context.WithoutCancel(ctx)}
 	defer func() {
 		if err != nil {
 			s.closeAll()

@@ -74,7 +74,7 @@ func pooler(t *testing.T, of, mode string, settings ...string) string {
 	}
 	t.Cleanup(func() {
 		cmd.Process.Kill()
-		cmd.Wait() //nolint:errcheck // it was killed
+		cmd.Wait()
 		if text, err := os.ReadFile(log.Name()); t.Failed() {
 			t.Logf("--- log of pgbouncer\n%s%v", text, err)
 		}

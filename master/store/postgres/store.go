@@ -23,6 +23,7 @@ type Store struct {
 	cfg     Config
 	cc      *pgx.ConnConfig
 	id      string
+	bye     context.Context // Open's, without its end: good-byes have none of their own
 	readers *pgxpool.Pool
 	views   *sql.DB
 
@@ -140,7 +141,7 @@ func (s *Store) dial(ctx context.Context) (*pgx.Conn, error) {
 
 // hangUp gives a connection up that is of no use any more.
 func (s *Store) hangUp() {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	ctx, cancel := context.WithTimeout(s.bye, closeTimeout)
 	defer cancel()
 	_ = s.conn.Close(ctx)
 	s.conn = nil
@@ -175,7 +176,7 @@ func (s *Store) closeAll() {
 	defer s.numbering.Unlock()
 	s.over = true
 	if s.sequencer != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		ctx, cancel := context.WithTimeout(s.bye, closeTimeout)
 		defer cancel()
 		_ = s.sequencer.Close(ctx)
 	}
