@@ -31,7 +31,10 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	s := &Store{cfg: cfg, cc: cc, bye: context.WithoutCancel(ctx)}
+	s := &Store{cfg: cfg, cc: cc}
+	s.bye = func() (context.Context, context.CancelFunc) {
+		return context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	}
 	defer func() {
 		if err != nil {
 			s.closeAll()

@@ -23,7 +23,7 @@ type Store struct {
 	cfg     Config
 	cc      *pgx.ConnConfig
 	id      string
-	bye     context.Context // Open's, without its end: good-byes have none of their own
+	bye     func() (context.Context, context.CancelFunc) // for a good-bye, which nobody waits for
 	readers *pgxpool.Pool
 	views   *sql.DB
 
@@ -141,7 +141,7 @@ func (s *Store) dial(ctx context.Context) (*pgx.Conn, error) {
 
 // hangUp gives a connection up that is of no use any more.
 func (s *Store) hangUp() {
-	ctx, cancel := context.WithTimeout(s.bye, closeTimeout)
+	ctx, cancel := s.bye()
 	defer cancel()
 	_ = s.conn.Close(ctx)
 	s.conn = nil
@@ -176,7 +176,7 @@ func (s *Store) closeAll() {
 	defer s.numbering.Unlock()
 	s.over = true
 	if s.sequencer != nil {
-		ctx, cancel := context.WithTimeout(s.bye, closeTimeout)
+		ctx, cancel := s.bye()
 		defer cancel()
 		_ = s.sequencer.Close(ctx)
 	}
