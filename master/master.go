@@ -108,11 +108,16 @@ func New(cfg Config) (*Master, error) {
 	if m.link, err = link.New(linkConfig); err != nil {
 		return nil, err
 	}
-	if m.api, err = api.New(api.Config{
+	apiConfig := api.Config{
+		Self:     store.Master{Addrs: cfg.Masters, HTTP: cfg.HTTPAddr, Host: cfg.Host, Features: cfg.Features},
 		MasterID: cfg.ID, Version: cfg.Version, Store: cfg.Store, Commit: commit, Hub: m.hub,
 		Statuses: m.statuses, Brake: m.brake, ReleaseBrake: m.releaseBrake, NotReady: m.notReady, Logger: cfg.Logger, Metrics: cfg.Metrics, SafetyPoll: cfg.SafetyPoll,
 		LostAfter: cfg.LostAfter,
-	}); err != nil {
+	}
+	if m.peers != nil {
+		apiConfig.Peers = m.peers
+	}
+	if m.api, err = api.New(apiConfig); err != nil {
 		return nil, err
 	}
 	if m.dispatcher, err = schedule.NewDispatcher(schedule.DispatcherConfig{
@@ -155,7 +160,7 @@ func (m *Master) joinPeers(commit *meteredCommitter) (err error) {
 		Self: store.Master{
 			ID: cfg.ID, Addrs: cfg.Masters, HTTP: cfg.HTTPAddr, Host: cfg.Host, Version: cfg.Version, Features: cfg.Features,
 		},
-		Store: cfg.Store, Commit: commit, Logger: cfg.Logger, Period: cfg.Beat,
+		Store: cfg.Store, Commit: commit, Logger: cfg.Logger, Metrics: cfg.Metrics, Period: cfg.Beat,
 		Shed: func(n int, to, why string) int { return m.link.Shed(n, to, why) },
 	})
 	return err
@@ -221,8 +226,12 @@ func (m *Master) Run(ctx context.Context) error {
 		}
 		return err
 	}
+	silent := make(chan struct{}) // no beat comes after it
 	if m.peers != nil {
-		run(m.peers.Run)
+		run(func(ctx context.Context) error {
+			defer close(silent)
+			return m.peers.Run(ctx)
+		})
 	}
 	run(m.dispatcher.Run)
 	run(m.watch.Run)
@@ -232,7 +241,10 @@ func (m *Master) Run(ctx context.Context) error {
 	<-stopped.Done()
 	m.phase.Store(int32(stopping))
 	m.stopServing()
-	m.leavePeers()
+	if m.peers != nil {
+		<-silent
+		m.leavePeers()
+	}
 	stopHTTP()
 	stopCommitter()
 	err := group.Wait()
@@ -294,9 +306,6 @@ func (m *Master) adopt(ctx context.Context) error {
 
 // leavePeers says good-bye to the other masters, as long as the store is fit for it.
 func (m *Master) leavePeers() {
-	if m.peers == nil {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), replyGrace)
 	defer cancel()
 	if err := m.peers.Leave(ctx); err != nil {
@@ -349,6 +358,9 @@ func (m *Master) notReady() error {
 	case stopping:
 		return errStopping
 	default:
+		if err == nil && m.peers != nil && m.peers.Stalled() {
+			return errStalled
+		}
 		return err
 	}
 }
@@ -356,6 +368,7 @@ func (m *Master) notReady() error {
 var (
 	errStarting = errors.New("the master is starting")
 	errStopping = errors.New("the master is stopping")
+	errStalled  = errors.New("the store does not answer")
 )
 
 func (m *Master) sessions() []schedule.Slave {

@@ -23,6 +23,7 @@ mkfs.ext4   e2fsprogs   small disks to fill
 mount       mount       small disks to fill
 sqlite3     sqlite3     reading the store as other tools do
 postgres    postgresql  the store in PostgreSQL, in clusters that tests make and throw away
+pgbouncer   pgbouncer   that the store refuses to go through a connection pooler
 spin        spin        searching the models of the protocol
 '
 
@@ -50,7 +51,8 @@ if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
 	log=$(mktemp)
 	conf=/etc/postgresql-common/createcluster.d
 	no_cluster=$conf/holdfast-deps.conf
-	trap 'rm -f "$log" "$no_cluster"; rmdir "$conf" 2>/dev/null || true' EXIT
+	no_start=
+	trap 'rm -f "$log" "$no_cluster" $no_start; rmdir "$conf" 2>/dev/null || true' EXIT
 	# Debian's PostgreSQL comes with a cluster and a service that runs it, which
 	# nobody asked for here. Only while we install: what is there stays as it
 	# is, and who installs it later gets what they expect.
@@ -58,9 +60,16 @@ if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
 		mkdir -p "$conf"
 		echo 'create_main_cluster = false' >"$no_cluster"
 	fi
+	# The same for pgbouncer's service: not started now, nor with the machine.
+	if [[ $packages == *pgbouncer* && ! -e /usr/sbin/policy-rc.d ]]; then
+		no_start=/usr/sbin/policy-rc.d
+		printf '#!/bin/sh\nexit 101\n' >$no_start
+		chmod 755 $no_start
+	fi
 	install() {
 		# shellcheck disable=SC2086 # packages is a list
-		DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $packages </dev/null >"$log" 2>&1
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $packages </dev/null >"$log" 2>&1 || return
+		[[ $packages != *pgbouncer* ]] || ! command -v systemctl >/dev/null || systemctl disable pgbouncer >>"$log" 2>&1 || :
 	}
 	if install || { DEBIAN_FRONTEND=noninteractive apt-get update -q </dev/null >>"$log" 2>&1 && install; }; then
 		exit 0

@@ -27,12 +27,13 @@ type chaosOptions struct {
 
 func newChaos(std stdio) *cobra.Command {
 	opts := chaosOptions{std: std}
-	cmd := command("chaos [--for DURATION] [--slaves N] [--seed N] [--faults LIST] [--dir DIR] [--self-test] [--keep] [--json]", "Try holdfast on this machine and its disks, under faults",
+	cmd := command("chaos [--for DURATION] [--slaves N] [--store URL --masters N] [--seed N] [--faults LIST] [--dir DIR] [--self-test] [--keep] [--json]", "Try holdfast on this machine and its disks, under faults",
 		`Runs a master, slaves and builds as processes of this machine, cuts and stalls their network,
 kills and stops them, fills their disks, then heals everything, waits for all builds to end,
 and holds the record against what the steps themselves say they did.
 
 Faults: `+chaos.Names()+`. Disk needs root; what did not happen is named.
+With --store the masters share an empty PostgreSQL database, which is left as it is afterwards.
 All is in a new directory below --dir, which is removed unless something broke. The same seed
 draws the same faults. The first INT or TERM heals and judges now; the second ends at once.
 
@@ -43,6 +44,8 @@ Exit codes: 0 everything held, 1 something broke or a falsification was not foun
 	f := cmd.Flags()
 	f.DurationVar(&opts.cfg.For, "for", time.Minute, "how long there are faults")
 	f.IntVar(&opts.cfg.Slaves, "slaves", 8, fmt.Sprintf("how many, 1 to %d", chaos.MaxSlaves))
+	f.StringVar(&opts.cfg.Store, "store", "", "`URL` of an empty PostgreSQL database (default: one master on its embedded store)")
+	f.IntVar(&opts.cfg.Masters, "masters", 1, fmt.Sprintf("how many, 1 to %d, on --store", chaos.MaxMasters))
 	f.Uint64Var(&opts.cfg.Seed, "seed", 0, "of faults and builds (default: another one each time)")
 	f.StringSliceVar(&opts.faults, "faults", nil, "`LIST` of those that are to happen (default: all)")
 	f.StringVar(&opts.cfg.Dir, "dir", "", "`DIR` on the disk to be tried (default: that for temporary files)")
@@ -74,6 +77,11 @@ func (o *chaosOptions) run(ctx context.Context) error {
 			return badUsage("--faults: there is no %q; there are %s", name, chaos.Names())
 		}
 		o.cfg.Faults = append(o.cfg.Faults, f)
+	}
+	unfinished := o.cfg
+	unfinished.Exe = "self"
+	if err := unfinished.Check(); err != nil {
+		return badUsage("%s", strings.TrimPrefix(err.Error(), chaos.ErrInvalid.Error()+": "))
 	}
 	if o.cfg.Dir != "" {
 		if info, err := os.Stat(o.cfg.Dir); err != nil || !info.IsDir() {
@@ -107,11 +115,11 @@ func (o *chaosOptions) run(ctx context.Context) error {
 	o.cfg.Stop = stop
 	view := newChaosView(o.std.err)
 	o.cfg.Progress = view.show
-	view.line(fmt.Sprintf("holdfast chaos: %s, %s of faults, seed %d", plural(o.cfg.Slaves, "slave"), span(o.cfg.For), o.cfg.Seed))
+	view.line(fmt.Sprintf("holdfast chaos: %s, %s of faults, seed %d", o.size(), span(o.cfg.For), o.cfg.Seed))
 	report, err := chaos.Run(ctx, o.cfg)
 	view.end()
 	if errors.Is(err, chaos.ErrInvalid) {
-		return badUsage("%w", err)
+		return badUsage("%s", strings.TrimPrefix(err.Error(), chaos.ErrInvalid.Error()+": "))
 	}
 	if report != nil {
 		print := printChaos
@@ -128,6 +136,14 @@ func (o *chaosOptions) run(ctx context.Context) error {
 	return err
 }
 
+// size says how large the farm is.
+func (o *chaosOptions) size() string {
+	if o.cfg.Masters > 1 {
+		return plural(o.cfg.Masters, "master") + " and " + plural(o.cfg.Slaves, "slave")
+	}
+	return plural(o.cfg.Slaves, "slave")
+}
+
 // printChaos prints the verdict and the table of faults.
 func printChaos(out io.Writer, r *chaos.Report) error {
 	t := &table{columns: []column{{title: "FAULT"}, {title: "SURVIVED", right: true}, {title: "NOTE"}}}
@@ -139,6 +155,9 @@ func printChaos(out io.Writer, r *chaos.Report) error {
 		notes[n.Fault] = "not exercised: " + n.Why
 	}
 	for _, f := range chaos.Faults {
+		if f == chaos.Store && r.Faults[f] == 0 && notes[f] == "" {
+			continue // there was none to cut off
+		}
 		t.add(string(f), fmt.Sprint(r.Faults[f]), notes[f])
 	}
 	if err := t.print(out); err != nil {

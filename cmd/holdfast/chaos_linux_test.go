@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"holdfast/master/store/pgtest"
 )
 
 // chaosRun runs chaos as a process of its own and returns its report.
@@ -53,7 +55,7 @@ func TestChaos(t *testing.T) {
 		t.Errorf("exit code %d, %v\n%s", code, report, stderr)
 	}
 	for _, key := range []string{"verdict", "lost", "doubled", "misordered", "other", "faults", "not_exercised", "builds", "build_states",
-		"attempts", "steps", "updates", "log_bytes", "steps_blocked", "slaves", "seed", "seconds"} {
+		"attempts", "steps", "updates", "log_bytes", "steps_blocked", "slaves", "masters", "seed", "seconds"} {
 		if _, ok := report[key]; !ok {
 			t.Errorf("no key %s: scripts read it", key)
 		}
@@ -63,6 +65,26 @@ func TestChaos(t *testing.T) {
 		t.Errorf("keys that nobody knows: %v", slices.Sorted(maps.Keys(report)))
 	}
 	nothingLeft(t, dir)
+}
+
+// TestChaosMasters: so does one of three masters that share a database, and are
+// killed, and cut off from it.
+func TestChaosMasters(t *testing.T) {
+	t.Parallel()
+	url, dir := pgtest.Database(t), t.TempDir()
+	args := []string{"--for", "12s", "--slaves", "3", "--masters", "3", "--seed", "5", "--store", url}
+	report, code, stderr := chaosRun(t, dir, args...)
+	faults, _ := report["faults"].(map[string]any)
+	if store, _ := faults["store"].(float64); code != exitOK || report["verdict"] != "held" || report["masters"] != 3.0 || store == 0 {
+		t.Errorf("exit code %d, %v\n%s", code, report, stderr)
+	}
+	nothingLeft(t, dir)
+
+	// What is in the database now is nobody's to judge again.
+	r := run(t, "", append([]string{"chaos"}, args...)...)
+	if r.code != exitUsage || !strings.Contains(r.err, "chaos wants an empty one of its own") {
+		t.Errorf("a second time: exit code %d, %q", r.code, r.err)
+	}
 }
 
 // What is falsified is found, in each way.
@@ -135,9 +157,13 @@ func TestChaosUsage(t *testing.T) {
 		{[]string{"--for", "-1m"}, "--for wants a duration above zero"},
 		{[]string{"--slaves", "0"}, "--slaves wants 1 to 200"},
 		{[]string{"--slaves", "201"}, "--slaves wants 1 to 200"},
-		{[]string{"--faults", "cut,flood"}, `no "flood"; there are cut, reset, stall, kill, pause, quota, disk`},
+		{[]string{"--faults", "cut,flood"}, `no "flood"; there are cut, reset, stall, kill, pause, quota, disk, store`},
 		{[]string{"--dir", "/no/such/place"}, "--dir /no/such/place is no directory"},
 		{[]string{"--seed", "x"}, "seed"},
+		{[]string{"--masters", "3"}, "several masters need a PostgreSQL database"},
+		{[]string{"--masters", "10", "--store", "postgres://nobody@127.0.0.1:1/x"}, "1 to 9 masters, not 10"},
+		{[]string{"--self-test", "--store", "postgres://nobody@127.0.0.1:1/x"}, "needs the embedded store"},
+		{[]string{"--store", "postgres://u:secret@:nonsense"}, "--store is no URL of a PostgreSQL database"},
 		{[]string{"extra"}, "takes no arguments"},
 	} {
 		r := run(t, "", append([]string{"chaos"}, tc.args...)...)

@@ -37,16 +37,18 @@ var errUnwell = errors.New("something needs a person")
 
 type doctorOptions struct {
 	common
-	data []string
-	unit string
+	data  []string
+	unit  string
+	store string
 }
 
 func newDoctor(std stdio) *cobra.Command {
 	var opts doctorOptions
-	cmd := command("doctor [--data DIR]… [--addr HOST:PORT] [--unit NAME] [--json]", "Look for trouble before it comes",
-		`Looks at this machine, at the data directories of masters and slaves (--data), and at the
-farm of the master (--addr): limits, disks, clocks, systemd, the integrity of stores and
-journals, and what lies there for people. It writes nothing and disturbs nothing that runs.
+	cmd := command("doctor [--data DIR]… [--store URL] [--addr HOST:PORT] [--unit NAME] [--json]", "Look for trouble before it comes",
+		`Looks at this machine, at the data directories of masters and slaves (--data), at the database
+that masters share (--store), and at the farm of the master (--addr): limits, disks, clocks,
+systemd, the integrity of stores and journals, and what lies there for people. It writes
+nothing and disturbs nothing that runs.
 
 Exit code 0: nothing failed. 1: a check has failed.`,
 		wants(), func(ctx context.Context, _ []string) error {
@@ -56,11 +58,19 @@ Exit code 0: nothing failed. 1: a check has failed.`,
 			for _, dir := range opts.data {
 				found = append(found, examineDir(ctx, dir)...)
 			}
+			if opts.store != "" {
+				database, err := examineDatabase(ctx, opts.store)
+				if err != nil {
+					return err
+				}
+				found = append(found, database...)
+			}
 			found = append(found, opts.examineFarm(ctx)...)
 			return tellFindings(std.out, found, opts.json)
 		})
 	opts.flags(cmd)
 	cmd.Flags().StringArrayVar(&opts.data, "data", nil, "`DIR` of a master or a slave on this machine; repeat it")
+	storeFlag(cmd, &opts.store, "`URL` of the PostgreSQL database of masters ($HOLDFAST_STORE keeps a password off the command line)")
 	cmd.Flags().StringVar(&opts.unit, "unit", "", "`NAME` of the systemd unit that runs a slave")
 	return cmd
 }
@@ -135,6 +145,9 @@ const (
 // examineSlave looks at what the master knows of a slave, the gravest first.
 func examineSlave(s *holdfastv1.Slave, now time.Time) finding {
 	f := finding{"slave " + s.GetName(), well, s.GetState() + " for " + between(s.GetSinceUs(), 0, now), ""}
+	if s.GetElsewhere() != "" {
+		f.Detail += ", at master " + s.GetElsewhere()
+	}
 	offset := time.Duration(s.GetClockOffsetUs()) * time.Microsecond
 	switch {
 	case s.GetQuarantinedUs() > 0:
@@ -145,7 +158,7 @@ func examineSlave(s *holdfastv1.Slave, now time.Time) finding {
 	case s.GetState() == "connected" && offset.Abs() > clockLimit:
 		f.Verdict, f.Detail = warn, "its clock is off by "+span(offset)
 		f.Advice = "start a time service on it; builds are not harmed, but times in logs mislead"
-	case s.GetState() == "connected" && !s.GetAccepting():
+	case s.GetState() == "connected" && !s.GetAccepting() && s.GetElsewhere() == "":
 		f.Verdict, f.Detail = warn, notAccepting(s)
 	case s.GetFlaps() > flapLimit:
 		f.Verdict, f.Detail = warn, fmt.Sprintf("went away %d times in 24 h", s.GetFlaps())

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"holdfast/master/store/pgtest"
 )
 
 // findings runs the doctor and reads what it has found, by check.
@@ -90,6 +92,33 @@ func TestDoctor(t *testing.T) {
 		t.Errorf("a drained slave: %+v", got)
 	}
 
+}
+
+// The doctor looks at a shared database as well, and says nothing of a password.
+func TestDoctorDatabase(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	f, _ := startMaster(t, url)
+	found := findings(t, 0, "--addr", f.addr, "--store", url)
+	for check, want := range map[string]string{
+		"database":             "version ",
+		"database fsync":       "on",
+		"database schema":      "version ",
+		"database connections": "free",
+		"database events":      "all are numbered",
+	} {
+		if got := found[check]; got.Verdict != well || !strings.Contains(got.Detail, want) {
+			t.Errorf("%s: %+v, want %q", check, got, want)
+		}
+	}
+	const password = "s3cretPassw0rd"
+	bad := strings.Replace(url, "postgres@", "nobody_such:"+password+"@", 1)
+	if got := findings(t, 1, "--addr", f.addr, "--store", bad)["database"]; got.Verdict != ill || !strings.Contains(got.Advice, "pg_hba.conf") || strings.Contains(got.Advice, password) {
+		t.Errorf("a user that does not exist: %+v", got)
+	}
+	if r := run(t, "", "doctor", "--addr", f.addr, "--store", "nonsense"); r.code != exitUsage || strings.Count(r.err, "\n") > 2 {
+		t.Errorf("nonsense: exit code %d\n%s", r.code, r.err)
+	}
 }
 
 // A damaged store: the doctor and the master both say so, and nothing is written.

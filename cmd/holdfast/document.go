@@ -92,6 +92,26 @@ type slaveDoc struct {
 	QuarantineWhy   *string           `json:"quarantine_reason"`
 	RefusedAt       *string           `json:"refused_at"`
 	RefusedWhy      *string           `json:"refused_why"`
+	Master          *string           `json:"master"`
+	Elsewhere       *string           `json:"elsewhere"`
+}
+
+// masterDoc is a master. Times of what has not been are null.
+type masterDoc struct {
+	ID        string   `json:"id"`
+	State     string   `json:"state"`
+	Addrs     []string `json:"addrs"`
+	HTTP      string   `json:"http"`
+	Host      string   `json:"host"`
+	Version   string   `json:"version"`
+	Features  []string `json:"features"`
+	StartedAt *string  `json:"started_at"`
+	BeatAt    *string  `json:"beat_at"`
+	EndedAt   *string  `json:"ended_at"`
+	EndedWhy  *string  `json:"ended_why"`
+	Slaves    uint32   `json:"slaves"`
+	SilentUS  int64    `json:"silent_us"`
+	Answers   bool     `json:"answers"`
 }
 
 // slaveChangeDoc is what the commands about one slave print.
@@ -216,6 +236,16 @@ func newSlaveDoc(s *holdfastv1.Slave) slaveDoc {
 		Drained: s.GetDrained(), DrainReason: orNull(s.GetDrainReason()), DrainedAt: timeOrNull(s.GetDrainedUs()),
 		QuarantinedAt: timeOrNull(s.GetQuarantinedUs()), QuarantineWhy: orNull(s.GetQuarantineReason()),
 		RefusedAt: timeOrNull(s.GetRefusedUs()), RefusedWhy: orNull(s.GetRefusedWhy()),
+		Master: orNull(s.GetMaster()), Elsewhere: orNull(s.GetElsewhere()),
+	}
+}
+
+func newMasterDoc(m *holdfastv1.Master) masterDoc {
+	return masterDoc{
+		ID: m.GetId(), State: m.GetState(), Addrs: append([]string{}, m.GetAddrs()...), HTTP: m.GetHttp(), Host: m.GetHost(),
+		Version: m.GetVersion(), Features: append([]string{}, m.GetFeatures()...),
+		StartedAt: timeOrNull(m.GetStartedUs()), BeatAt: timeOrNull(m.GetBeatUs()), EndedAt: timeOrNull(m.GetEndedUs()), EndedWhy: orNull(m.GetEndedWhy()),
+		Slaves: m.GetSlaves(), SilentUS: m.GetSilentUs(), Answers: m.GetAnswers(),
 	}
 }
 

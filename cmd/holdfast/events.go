@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -75,7 +76,38 @@ func (o *eventsOptions) run(ctx context.Context, m *client.Client, std stdio, fr
 }
 
 // eventKinds is what comes before the dot in topics.
-var eventKinds = []string{"attempt", "build", "log", "note", "slave", "step"}
+var eventKinds = []string{"attempt", "brake", "build", "log", "master", "note", "slave", "step"}
+
+// masterEvent is what events about masters hold.
+type masterEvent struct {
+	Master  string   `json:"master"`
+	Host    string   `json:"host"`
+	Addrs   []string `json:"addrs"`
+	Version string   `json:"version"`
+}
+
+// masterOf reads what an event says of a master, if that is what it is about.
+func masterOf(e *holdfastv1.Event) (m masterEvent, ok bool) {
+	if !strings.HasPrefix(e.GetTopic(), "master.") {
+		return m, false
+	}
+	err := json.Unmarshal([]byte(e.GetData()), &m)
+	return m, err == nil && m.Master != ""
+}
+
+func (m *masterEvent) String() string {
+	text := m.Master
+	if len(m.Addrs) > 0 {
+		text += " at " + strings.Join(m.Addrs, ",")
+	}
+	if m.Host != "" {
+		text += " on " + m.Host
+	}
+	if m.Version != "" {
+		text += ", version " + m.Version
+	}
+	return text
+}
 
 // eventLine is an event for people.
 func eventLine(e *holdfastv1.Event) string {
@@ -87,13 +119,21 @@ func eventLine(e *holdfastv1.Event) string {
 	if e.GetSlave() != "" {
 		b.WriteString("  on " + clean(e.GetSlave()))
 	}
-	if e.GetWho() != "" {
-		b.WriteString("  by " + clean(e.GetWho()))
+	data, who := e.GetData(), e.GetWho()
+	if m, ok := masterOf(e); ok {
+		b.WriteString("  " + clean(cut(m.String(), 300)))
+		data = ""
+		if who == "master "+m.Master {
+			who = "" // it speaks of itself
+		}
+	}
+	if who != "" {
+		b.WriteString("  by " + clean(who))
 	}
 	if e.GetWhy() != "" {
 		b.WriteString(": " + clean(e.GetWhy()))
 	}
-	if data := e.GetData(); data != "" && data != "{}" {
+	if data != "" && data != "{}" {
 		b.WriteString("  " + clean(cut(data, 300)))
 	}
 	return b.String()

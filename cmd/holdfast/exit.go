@@ -14,7 +14,9 @@ import (
 	"holdfast/journal"
 	"holdfast/master/spec"
 	"holdfast/master/store"
+	"holdfast/master/store/postgres"
 	"holdfast/master/store/sqlite"
+	"holdfast/master/store/transfer"
 	"holdfast/proto/rpcerr"
 )
 
@@ -77,21 +79,24 @@ func exitCode(err error) int {
 		}
 	case errors.Is(err, errUnwell):
 		return exitFailed
-	case errors.As(err, &usage), errors.Is(err, client.ErrAddress), noDataDir(err):
+	case errors.As(err, &usage), errors.Is(err, client.ErrAddress), noDataDir(err),
+		errors.Is(err, transfer.ErrPlace), errors.Is(err, postgres.ErrURL):
 		return exitUsage
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted
-	case errors.As(err, &unreachable), errors.Is(err, client.ErrNoMaster):
+	case errors.As(err, &unreachable), errors.Is(err, client.ErrNoMaster),
+		errors.Is(err, postgres.ErrUnreachable), errors.Is(err, transfer.ErrAgain):
 		return exitUnreachable
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
 	case errors.As(err, &refused):
 		return exitCodeOf(refused.Reason)
-	case errors.Is(err, errNotFound):
+	case errors.Is(err, errNotFound), errors.Is(err, transfer.ErrNoStore):
 		return exitNotFound
 	case errors.Is(err, errRefused), errors.As(err, &identity),
 		errors.Is(err, syscall.EADDRINUSE),
-		errors.Is(err, store.ErrInUse), errors.Is(err, store.ErrNewer),
+		errors.Is(err, store.ErrInUse), errors.Is(err, store.ErrNewer), errors.Is(err, store.ErrHalfMoved), errors.Is(err, store.ErrMoved),
+		errors.Is(err, transfer.ErrRefused), errors.Is(err, postgres.ErrRefused), errors.Is(err, postgres.ErrServer),
 		errors.Is(err, journal.ErrLocked), errors.Is(err, journal.ErrNewerVersion):
 		return exitRefused
 	}

@@ -17,6 +17,8 @@ import (
 	"holdfast/journal"
 	"holdfast/master/spec"
 	"holdfast/master/store"
+	"holdfast/master/store/postgres"
+	"holdfast/master/store/transfer"
 	"holdfast/proto/rpcerr"
 )
 
@@ -46,6 +48,17 @@ func TestExitCode(t *testing.T) {
 		{fmt.Errorf("listen: %w", syscall.EADDRINUSE), 7},
 		{fmt.Errorf("open: %w", store.ErrInUse), 7},
 		{fmt.Errorf("open: %w", store.ErrNewer), 7},
+		{fmt.Errorf("open: %w", store.ErrHalfMoved), 7},
+		{fmt.Errorf("open: %w", store.ErrMoved), 7},
+		{fmt.Errorf("x: %w", transfer.ErrRefused), 7},
+		{fmt.Errorf("x: %w", transfer.ErrPlace), 2},
+		{fmt.Errorf("x: %w", transfer.ErrNoStore), 6},
+		{fmt.Errorf("x: %w", transfer.ErrAgain), 5},
+		{fmt.Errorf("x: %w", transfer.ErrMismatch), 70},
+		{fmt.Errorf("x: %w", postgres.ErrURL), 2},
+		{fmt.Errorf("x: %w", postgres.ErrUnreachable), 5},
+		{fmt.Errorf("x: %w", postgres.ErrRefused), 7},
+		{fmt.Errorf("x: %w", postgres.ErrServer), 7},
 		{fmt.Errorf("open: %w", journal.ErrNewerVersion), 7},
 		{journal.ErrLocked, 7},
 		{journal.ErrCorrupt, 70},
@@ -145,9 +158,12 @@ func TestUsage(t *testing.T) {
 		{"submit", "--env", "novalue", "--", "true"}, {"submit", "--label", "=x", "--", "true"}, {"submit", "--name", strings.Repeat("x", 300), "--", "true"},
 		{"submit", "--label", "a b=c", "-f", good}, {"run", "--addr", ":7400", "--", "true"},
 		{"completion"}, {"completion", "tcsh"}, {"version", "x"}, {"journal"}, {"journal", "mend", "."}, {"journal", "ls"},
+		{"masters", "x"}, {"master", "--data", "x", "--store", "postgres://h/d"},
 		{"master"}, {"master", "--data", "x", "--lost-after", "-1s"}, {"master", "--data", "x", "--listen", "nonsense"},
 		{"master", "--data", "x", "--log-level", "loud"}, {"master", "--data", "x", "--advertise", "nonsense"},
 		{"events", "--since", "-1"},
+		{"migrate-store"}, {"migrate-store", "--from", "sqlite:x"}, {"migrate-store", "--from", "mysql://x", "--to", "sqlite:y"},
+		{"migrate-store", "--from", "sqlite:x", "--to", "postgres://h:port/d"}, {"migrate-store", "--undo", "sqlite:x", "--to", "sqlite:y"},
 	} {
 		r := run(t, "", args...)
 		if r.code != exitUsage || r.out != "" {

@@ -155,3 +155,10 @@ func loopback(addr string) (bool, error) {
 	ip := net.ParseIP(host)
 	return ip != nil && ip.IsLoopback(), nil
 }
+
+// storeFlag adds --store. Its default may hold a password, so that help does not show it.
+func storeFlag(cmd *cobra.Command, url *string, usage string) {
+	f := cmd.Flags()
+	f.StringVar(url, "store", os.Getenv("HOLDFAST_STORE"), usage)
+	f.Lookup("store").DefValue = ""
+}

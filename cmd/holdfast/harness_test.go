@@ -27,6 +27,7 @@ func TestMain(m *testing.M) {
 	os.Setenv("TZ", "UTC")
 	os.Setenv("USER", "ann")
 	os.Unsetenv("HOLDFAST_ADDR")
+	os.Unsetenv("HOLDFAST_STORE")
 	code := m.Run()
 	if stopShared != nil {
 		stopShared()

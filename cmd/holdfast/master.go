@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,8 +34,7 @@ Either is as safe as kill -9: builds run on, and their slaves report to the next
 		})
 	f := cmd.Flags()
 	f.StringVar(&opts.data, "data", "", "`DIR` for the store")
-	f.StringVar(&opts.store, "store", os.Getenv("HOLDFAST_STORE"), "`URL` of a PostgreSQL database for the store, postgres://USER@HOST:PORT/DATABASE, instead of --data ($HOLDFAST_STORE keeps a password off the command line)")
-	f.Lookup("store").DefValue = ""
+	storeFlag(cmd, &opts.store, "`URL` of a PostgreSQL database for the store, postgres://USER@HOST:PORT/DATABASE, instead of --data ($HOLDFAST_STORE keeps a password off the command line)")
 	f.StringVar(&opts.listen, "listen", defaultAddr, "`HOST:PORT` to serve slaves and commands on (gRPC)")
 	f.StringVar(&opts.http, "http", "127.0.0.1:7480", "`HOST:PORT` to serve HTTP on; empty: none")
 	f.StringSliceVar(&opts.advertise, "advertise", nil, "`HOST:PORT`[,…] that slaves are told to dial (default: --listen)")

@@ -84,7 +84,7 @@ Exit codes: 0 ok, 1 build failed, 2 usage, 3 build cancelled, 4 build shelved,
 			newCancel(std), newShelf(std), newUnshelve(std),
 		}},
 		{"farm", "The farm:", []*cobra.Command{
-			newDev(std), newMaster(std), addSlaveChanges(newSlave(std), std), newSlaves(std), newBrake(std), newEvents(std), newJournal(std), newDoctor(std), newChaos(std),
+			newDev(std), newMaster(std), addSlaveChanges(newSlave(std), std), newSlaves(std), newMasters(std), newBrake(std), newEvents(std), newJournal(std), newDoctor(std), newMigrateStore(std), newChaos(std),
 		}},
 		{"", "", []*cobra.Command{newVersion(std), newCompletion(std)}},
 	}

@@ -71,6 +71,10 @@ func openMaster(ctx context.Context, cfg masterConfig) (p *masterParts, err erro
 		Listener: p.grpc, HTTP: p.http, Masters: advertised(cfg.advertise, p.grpc.Addr()),
 		LostAfter: cfg.lostAfter, Tick: cfg.tick, Logger: cfg.log, Metrics: p.metrics,
 	}
+	mc.Host, _ = os.Hostname() // for people
+	if p.http != nil {
+		mc.HTTPAddr = advertised(nil, p.http.Addr())[0]
+	}
 	if err := p.openStore(ctx, cfg, &mc); err != nil {
 		return p, err
 	}
@@ -98,10 +102,6 @@ func (p *masterParts) openStore(ctx context.Context, cfg masterConfig, mc *maste
 		return fmt.Errorf("--store: %w", err)
 	}
 	p.store, mc.Store, mc.Relay, mc.SafetyPoll = s, s, s.Relay(mc.ID), sharedPoll
-	mc.Host, _ = os.Hostname() // for people
-	if p.http != nil {
-		mc.HTTPAddr = advertised(nil, p.http.Addr())[0]
-	}
 	return nil
 }
 

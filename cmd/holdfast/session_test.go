@@ -65,6 +65,7 @@ func (f *farm) plain(text string) string {
 	host, _ := os.Hostname()
 	text = strings.ReplaceAll(text, f.dir, "DIR")
 	text = strings.ReplaceAll(text, f.addr, "ADDR")
+	text = strings.ReplaceAll(text, f.http, "HTTP")
 	for _, v := range variable {
 		text = v.re.ReplaceAllString(text, v.to)
 	}
@@ -173,6 +174,8 @@ steps:
 	do("slave", "dead", name, "--reason", "burnt")
 	do("slave", "dead", "nobody", "--reason", "burnt")
 	do("slave", "reset", name)
+	do("masters")
+	do("masters", "--json")
 	do("brake", "release", "--reason", "just so")
 	do("brake", "release", "--reason", "just so", "--json")
 
@@ -209,7 +212,7 @@ func TestSlaves(t *testing.T) {
 	}
 	for _, key := range []string{"name", "instance", "state", "since", "epoch", "incarnation", "agent_version", "slots", "slots_busy",
 		"labels", "host", "accepting", "why_not", "backlog_updates", "backlog_log_bytes", "oldest_us", "clock_offset_us",
-		"round_trip_us", "flaps", "drained", "drain_reason", "drained_at", "quarantined_at", "quarantine_reason", "refused_at", "refused_why"} {
+		"round_trip_us", "flaps", "drained", "drain_reason", "drained_at", "quarantined_at", "quarantine_reason", "refused_at", "refused_why", "master", "elsewhere"} {
 		if _, ok := doc[key]; !ok {
 			t.Errorf("no %q in %v", key, doc)
 		}

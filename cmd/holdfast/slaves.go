@@ -56,7 +56,7 @@ func slaveTable(slaves []*holdfastv1.Slave, now time.Time) *table {
 				backlog += ", " + span(time.Duration(age)*time.Microsecond)
 			}
 		}
-		if s.GetState() == "connected" {
+		if s.GetState() == "connected" && s.GetElsewhere() == "" {
 			clock = span((time.Duration(s.GetClockOffsetUs()) * time.Microsecond).Round(10 * time.Millisecond))
 		}
 		if us := s.GetRoundTripUs(); us > 0 {
@@ -82,7 +82,9 @@ func slaveNote(s *holdfastv1.Slave, now time.Time) string {
 	if s.GetDrained() {
 		notes = append(notes, fmt.Sprintf("drained for %s: %s", between(s.GetDrainedUs(), 0, now), s.GetDrainReason()))
 	}
-	if s.GetState() == "connected" && !s.GetAccepting() {
+	if s.GetElsewhere() != "" {
+		notes = append(notes, "at master "+s.GetElsewhere())
+	} else if s.GetState() == "connected" && !s.GetAccepting() {
 		notes = append(notes, notAccepting(s))
 	}
 	if us := s.GetRefusedUs(); us > 0 && now.Sub(time.UnixMicro(us)) < 24*time.Hour {

@@ -47,13 +47,19 @@ func (s *Server) ExplainBuild(ctx context.Context, req *holdfastv1.ExplainBuildR
 // maxIdle bounds how many slaves an explanation speaks of.
 const maxIdle = 10
 
-// idle says of each connected slave that matches a build, and takes none, why.
+// idle says of each connected slave that matches a build, and takes none, why. Of
+// those at other masters it is known only there; a build that waits for a busy slave
+// need not know.
 func (s *Server) idle(ctx context.Context, r *lifecycle.Record) ([]string, error) {
 	rows, err := s.store.Slaves(ctx)
 	if err != nil {
 		return nil, refusal(err)
 	}
 	status := s.statusOf()
+	names, err := s.elsewhere(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var lines []string
 	for i := range rows {
 		row := &rows[i]
@@ -69,6 +75,9 @@ func (s *Server) idle(ctx context.Context, r *lifecycle.Record) ([]string, error
 			why = fmt.Sprintf("is drained: %s; `holdfast slave resume %s --reason …` ends that", row.DrainReason, row.Name)
 		case known && !st.Accepting && st.WhyNot != "":
 			why = "takes none: " + st.WhyNot
+		case !known && r.Build.Wait != lifecycle.WaitBusy && r.Build.Wait != lifecycle.WaitAccept && s.masterOf(row, names) != "":
+			there := s.masterOf(row, names)
+			why = fmt.Sprintf("is connected to the master at %s, which gives it builds and knows whether it takes any: `holdfast slaves --addr %s`", there, there)
 		default:
 			continue
 		}

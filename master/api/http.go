@@ -19,6 +19,10 @@ func (s *Server) Handler(metrics prometheus.Gatherer) http.Handler {
 			http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
 			return
 		}
+		if s.cfg.Peers != nil {
+			fmt.Fprintf(w, "ready; other masters that serve: %d\n", s.cfg.Peers.Serving())
+			return
+		}
 		fmt.Fprintln(w, "ready")
 	})
 	if metrics != nil {

@@ -47,9 +47,13 @@ type Brake struct {
 type Config struct {
 	MasterID string
 	Version  string
-	Store    store.Store
-	Commit   Committer
-	Hub      *notify.Hub
+	// Self is what else people are told of this master: addresses, host, features.
+	Self store.Master
+	// Peers knows the other masters of the store; nil: there are none.
+	Peers  Peers
+	Store  store.Store
+	Commit Committer
+	Hub    *notify.Hub
 	// Statuses returns the slaves connected to this master.
 	Statuses func() []SlaveStatus
 	// Brake returns the mass-silence brake; ReleaseBrake lets go of it for a

@@ -28,6 +28,10 @@ func (s *Server) ListSlaves(ctx context.Context, _ *holdfastv1.ListSlavesRequest
 	if err != nil {
 		return nil, refusal(err)
 	}
+	names, err := s.elsewhere(ctx)
+	if err != nil {
+		return nil, err
+	}
 	resp := &holdfastv1.ListSlavesResponse{}
 	if b := s.cfg.Brake(); b.On {
 		resp.Brake = &holdfastv1.Brake{
@@ -49,6 +53,8 @@ func (s *Server) ListSlaves(ctx context.Context, _ *holdfastv1.ListSlavesRequest
 			Labels:       row.Labels,
 			Host:         row.Host,
 			Flaps:        uint32(flaps[row.Name]),
+			Master:       row.Master,
+			Elsewhere:    s.masterOf(row, names),
 
 			Drained:          row.Drained,
 			DrainReason:      row.DrainReason,

@@ -21,6 +21,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"holdfast/master/store"
 )
 
@@ -35,6 +37,8 @@ type Config struct {
 	// to try the address to, if there is one. It returns how many it has ended.
 	Shed   func(n int, to, why string) int
 	Logger *slog.Logger
+	// Metrics is where the metrics are registered. Default: nowhere.
+	Metrics prometheus.Registerer
 	// Period is the time between two beats. Default: 2 s.
 	Period time.Duration
 	// DeadAfter is how long the beats of a master must stand still before it is
@@ -51,10 +55,14 @@ const spreadEvery = 5
 // Peers beats, and watches the other masters. Its methods are safe for concurrent
 // use.
 type Peers struct {
-	cfg Config
+	cfg     Config
+	metrics *metrics
 
 	mu     sync.Mutex
-	others []store.Master // that serve; guarded by mu
+	others []store.Master           // that serve; guarded by mu
+	silent map[string]time.Duration // how long their beats had stood still when looked was; guarded by mu
+	looked time.Time                // guarded by mu
+	stall  bool                     // a beat waits for its commit for longer than HandOver; guarded by mu
 
 	// owned by Run
 	watched map[string]watch
@@ -85,7 +93,11 @@ func New(cfg Config) (*Peers, error) {
 	if cfg.HandOver <= 0 {
 		cfg.HandOver = 5 * time.Second
 	}
-	return &Peers{cfg: cfg, watched: make(map[string]watch)}, nil
+	m, err := newMetrics(cfg.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	return &Peers{cfg: cfg, metrics: m, watched: make(map[string]watch)}, nil
 }
 
 // Addrs returns the addresses of all masters that serve, this one's first.
@@ -106,6 +118,46 @@ func (p *Peers) Features() []string {
 	return slices.DeleteFunc(slices.Clone(p.cfg.Self.Features), func(f string) bool {
 		return slices.ContainsFunc(p.others, func(m store.Master) bool { return !slices.Contains(m.Features, f) })
 	})
+}
+
+// Serving is how many other masters serve.
+func (p *Peers) Serving() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.others)
+}
+
+// Silent is how long the beats of another master have stood still, as far as was
+// looked: up to two Periods mean nothing. 0: nothing is known of it.
+func (p *Peers) Silent(id string) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	still, known := p.silent[id]
+	if !known {
+		return 0
+	}
+	return still + min(time.Since(p.looked), p.cfg.Period)
+}
+
+// Stalled reports whether this master has committed nothing for HandOver, although it
+// wants to: a store that hangs says nothing of it itself.
+func (p *Peers) Stalled() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stall
+}
+
+func (p *Peers) setStalled(stall bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stall = stall
+}
+
+// shed ends sessions and counts them.
+func (p *Peers) shed(n int, to, cause, why string) int {
+	n = p.cfg.Shed(n, to, why)
+	p.metrics.shed.WithLabelValues(cause).Add(float64(n))
+	return n
 }
 
 // Join registers this master and looks for the others, before it serves.
@@ -133,7 +185,8 @@ func (p *Peers) Run(ctx context.Context) error {
 	}
 }
 
-// Leave says that this master is over. Its sessions have ended.
+// Leave says that this master is over. Its sessions have ended, and so has Run: a beat
+// after it would say the contrary.
 func (p *Peers) Leave(ctx context.Context) error {
 	return p.cfg.Commit.Do(ctx, &store.EndMaster{Now: time.Now(), Master: p.cfg.Self.ID, Who: "master " + p.cfg.Self.ID, Why: "it was stopped"})
 }
@@ -151,19 +204,21 @@ func (p *Peers) tick(ctx context.Context) error {
 	select {
 	case err = <-committed:
 	case <-late.C:
+		p.setStalled(true)
 		// Nothing is ACKed any more. Who has something to say finds out by itself
 		// (P-stall); the others are told.
 		if to := p.another(); to != "" {
-			n := p.cfg.Shed(-1, to, "this master cannot commit; another one can, perhaps")
+			n := p.shed(-1, to, causeStall, "this master cannot commit; another one can, perhaps")
 			p.cfg.Logger.Warn("nothing can be committed; slaves were sent to other masters", "slaves", n)
 		}
 		err = <-committed
+		p.setStalled(false)
 	}
 	if err != nil {
 		return err
 	}
 	if op.Revived {
-		n := p.cfg.Shed(-1, "", "another master has declared this one over; connect again")
+		n := p.shed(-1, "", causeOver, "another master has declared this one over; connect again")
 		p.cfg.Logger.Warn("another master had declared this one over; it goes on", "sessions", n)
 	}
 	if err := p.look(ctx, time.Now()); err != nil {
@@ -226,9 +281,14 @@ func (p *Peers) look(ctx context.Context, now time.Time) error {
 		others = append(others, m)
 	}
 	p.watched = seen
+	p.metrics.serving.Set(float64(len(others)))
+	silent := make(map[string]time.Duration, len(seen))
+	for id, w := range seen {
+		silent[id] = w.still
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.others = others
+	p.others, p.silent, p.looked = others, silent, now
 	return nil
 }
 
@@ -242,6 +302,7 @@ func (p *Peers) end(ctx context.Context, m store.Master, still time.Duration) (b
 	if op.Err != nil {
 		return false, nil //nolint:nilerr // it lives
 	}
+	p.metrics.ended.Inc()
 	p.cfg.Logger.Warn("master is over", "master_id", m.ID, "host", m.Host, "why", why)
 	return true, nil
 }
@@ -278,7 +339,7 @@ func (p *Peers) spread(ctx context.Context) error {
 	if n <= 0 || len(least.Addrs) == 0 {
 		return nil
 	}
-	if n = p.cfg.Shed(n, least.Addrs[0], "another master has fewer slaves"); n > 0 {
+	if n = p.shed(n, least.Addrs[0], causeSpread, "another master has fewer slaves"); n > 0 {
 		p.cfg.Logger.Info("slaves were sent to another master, which has fewer", "slaves", n, "master_id", least.ID)
 	}
 	return nil

@@ -41,11 +41,14 @@ type Brake struct {
 }
 
 // brake is the state behind it. Like the rest of the watch it is this process's
-// own: a restart of the master begins anew, on the safe side.
+// own: a restart of the master begins anew, on the safe side. Only a person's release
+// is every master's.
 type brake struct {
 	mu sync.Mutex // guards all
 	Brake
 	told bool
+	// releases is how many there were, at any master, when it was put on.
+	releases uint64
 	// fell is when each silent slave was first seen to be, by the ticks.
 	fell map[lifecycle.InstanceID]time.Time
 }
@@ -106,10 +109,26 @@ func (w *Watch) feel(ctx context.Context, now time.Time, absent []store.Absentee
 			}
 		}
 	}
+	releases, err := w.cfg.Store.BrakeReleases(ctx)
+	if err != nil {
+		return err
+	}
 	w.brake.mu.Lock()
+	if !w.brake.On {
+		w.brake.releases = releases
+	}
 	op := w.brake.update(now, silent, busy)
+	w.brake.heard(releases)
 	w.brake.mu.Unlock()
 	return w.tell(ctx, op)
+}
+
+// heard lets go of the brake if a person has done so at any master since it was put
+// on here.
+func (b *brake) heard(releases uint64) {
+	if b.On && !b.Released && releases > b.releases {
+		b.Released, b.told = true, true
+	}
 }
 
 // tell commits what is to be told of the brake, after what could not be told

@@ -256,6 +256,25 @@ func TestBrake(t *testing.T) {
 	}
 }
 
+// A person lets go of the brake at one master; the watches of all hear of it, those
+// of releases before theirs was on do not count.
+func TestBrakeReleasedElsewhere(t *testing.T) {
+	const after = 10 * time.Minute
+	s := newSilence(t, after, 5)
+	s.store.releases = 7
+	for i := range 5 {
+		s.cut(i)
+	}
+	s.pass(after + time.Minute)
+	s.lost(0, "braked")
+	s.store.releases++
+	s.pass(time.Second)
+	s.lost(5, "released at another master")
+	if b := s.watch.Brake(); !b.Released {
+		t.Errorf("shown as %+v", b)
+	}
+}
+
 // Run's goroutine and those of the API share the brake.
 func TestBrakeIsShared(t *testing.T) {
 	s := newSilence(t, time.Minute, 3)

@@ -52,7 +52,7 @@ type DispatcherConfig struct {
 	Commit Committer
 	Hub    *notify.Hub
 	// MasterID is this master's: slaves with a session at another one are left to
-	// that.
+	// that. Empty: there are no other masters.
 	MasterID string
 	// Sessions returns the slaves connected to this master. Which of their
 	// slots are free the dispatcher knows from the store.

@@ -25,6 +25,9 @@ type group struct {
 	// brief: not for long enough to be told to those that wait for a slave to
 	// come back, or to be free.
 	brief bool
+	// perhaps: another master may know better, so that it is told only to those that
+	// were told less.
+	perhaps bool
 }
 
 // groupsOf makes the groups.
@@ -61,8 +64,10 @@ func judge(now time.Time, groups []*group, slaves []Slave, o *outcome) (further 
 		case slave != nil && g.more:
 			further = true
 			g.cause = lifecycle.WaitBusy // should nobody look further
-		case slave != nil:
+		case slave != nil, cause == elsewhere:
 			g.cause = ""
+		case cause == perhapsUnready:
+			g.cause, g.perhaps = lifecycle.WaitUnready, true
 		}
 		if g.brief = now.Sub(since) < lasting; g.brief {
 			o.wakeAt(since.Add(lasting))
@@ -107,7 +112,11 @@ func (d *Dispatcher) noteOthers(ctx context.Context, now time.Time, groups []*gr
 		}
 	}
 	for _, g := range groups {
-		if g.cause == "" || g.brief || d.noted[g.key] == g.cause {
+		said := g.cause
+		if g.perhaps {
+			said = perhapsUnready
+		}
+		if g.cause == "" || g.brief || d.noted[g.key] == said {
 			if g.cause == "" {
 				delete(d.noted, g.key)
 			}
@@ -116,14 +125,14 @@ func (d *Dispatcher) noteOthers(ctx context.Context, now time.Time, groups []*gr
 		others := g.filter()
 		others.Ready = now
 		for _, c := range []lifecycle.WaitCause{lifecycle.WaitNoSlave, lifecycle.WaitAway, lifecycle.WaitBusy, lifecycle.WaitUnready} {
-			if c != g.cause {
+			if c != g.cause && (!g.perhaps || less(c)) {
 				others.Causes = append(others.Causes, c)
 			}
 		}
 		if more, err := d.noteAll(ctx, now, others, looked, cause); more || err != nil {
 			return more, err
 		}
-		d.noted[g.key] = g.cause
+		d.noted[g.key] = said
 	}
 	maps.DeleteFunc(d.noted, func(key string, _ lifecycle.WaitCause) bool { return byKey[key] == nil })
 	return false, nil

@@ -13,6 +13,22 @@ import (
 // also when they are shown as away (P-alive).
 const lasting = withdrawAfter
 
+// What a slave at another master makes of the causes: whether it takes builds is known
+// there, and only there. Neither is ever noted.
+const (
+	// elsewhere: that master says what the build waits for.
+	elsewhere lifecycle.WaitCause = "elsewhere"
+	// perhapsUnready: all slaves of this master that match take no builds. That is
+	// told to builds that have been told nothing, or less: were each master to write
+	// what it knows over what another one knows, they would never end.
+	perhapsUnready lifecycle.WaitCause = "perhaps_unready"
+)
+
+// less reports whether a cause tells less than that connected slaves take no builds.
+func less(cause lifecycle.WaitCause) bool {
+	return cause != lifecycle.WaitBusy && cause != lifecycle.WaitUnready
+}
+
 // assignment pairs a build with the slave that shall run it.
 type assignment struct {
 	build lifecycle.BuildID
@@ -59,6 +75,11 @@ func plan(now time.Time, builds []lifecycle.Build, slaves []Slave, asked asked) 
 		case slave != nil:
 			slave.Free--
 			o.assign = append(o.assign, assignment{b.ID, slave})
+		case cause == elsewhere:
+		case cause == perhapsUnready:
+			if less(b.Wait) {
+				o.waits[b.ID] = lifecycle.WaitUnready
+			}
 		case cause == "":
 			o.unsupported = append(o.unsupported, b.ID)
 		default:
@@ -68,16 +89,16 @@ func plan(now time.Time, builds []lifecycle.Build, slaves []Slave, asked asked) 
 	return o
 }
 
-// choose returns the best slave for b, or what b waits for; neither if no slave
-// can carry it out. Since is when the last of those that match became what b
-// waits for now, if that is for one to come back or to take builds again; else
-// zero. A slave that already lost b is taken only when no other
-// connected slave matches, one that refused it only when it has changed; among
+// choose returns the best slave for b, or what b waits for, be it elsewhere or
+// perhapsUnready; neither if no slave can carry it out. Since is when the last of
+// those that match became what b waits for now, if that is for one to come back or to
+// take builds again; else zero. A slave that already lost b is taken only when no
+// other connected slave matches, one that refused it only when it has changed; among
 // equals the one with most free slots wins.
 func (o *outcome) choose(now time.Time, b *lifecycle.Build, slaves []Slave, asked asked) (_ *Slave, _ lifecycle.WaitCause, since time.Time) {
 	var best *Slave
 	bestLost := false
-	known, connected, accepting, unspoilt, unsupported, elsewhere := false, false, false, false, false, false
+	known, here, unready, there, accepting, unspoilt, unsupported := false, false, false, false, false, false, false
 	for i := range slaves {
 		s := &slaves[i]
 		if !b.Policy.Matches(s.Labels) {
@@ -92,15 +113,18 @@ func (o *outcome) choose(now time.Time, b *lifecycle.Build, slaves []Slave, aske
 		if s.Since.After(since) {
 			since = s.Since
 		}
-		if s.Elsewhere {
-			elsewhere = true
+		switch {
+		case s.Elsewhere && !s.Accepting:
+			unready = true
+			continue
+		case s.Elsewhere:
+			there = true
 			unspoilt = unspoilt || refused == nil && !slices.Contains(b.LostBy, s.Session.Instance)
 			continue
-		}
-		if !s.Connected {
+		case !s.Connected:
 			continue
 		}
-		connected = true
+		here = true
 		lost := slices.Contains(b.LostBy, s.Session.Instance)
 		if !s.takes() {
 			continue
@@ -121,13 +145,13 @@ func (o *outcome) choose(now time.Time, b *lifecycle.Build, slaves []Slave, aske
 	switch {
 	case best != nil && !(bestLost && unspoilt):
 		return best, "", time.Time{}
-	case elsewhere && !accepting:
-		// Another master knows better. Two that tell different things would go on
-		// rewriting the queue.
-		return nil, b.Wait, time.Time{}
 	case accepting:
 		return nil, lifecycle.WaitBusy, time.Time{} // also: only one that lost it is free, or one that refused it
-	case connected:
+	case here && there:
+		return nil, perhapsUnready, since
+	case there:
+		return nil, elsewhere, time.Time{}
+	case here, unready:
 		return nil, lifecycle.WaitUnready, since
 	case known:
 		return nil, lifecycle.WaitAway, since

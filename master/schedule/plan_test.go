@@ -32,6 +32,7 @@ func build(id string, change ...func(*lifecycle.Build)) lifecycle.Build {
 
 func away(s *Slave)    { s.Connected, s.Accepting = false, false }
 func unready(s *Slave) { s.Accepting = false }
+func there(s *Slave)   { s.Connected, s.Elsewhere = false, true }
 func lostBy(names ...string) func(*lifecycle.Build) {
 	return func(b *lifecycle.Build) {
 		for _, n := range names {
@@ -56,6 +57,35 @@ func question1(name string, c condition, at time.Time) asked {
 }
 func requires(k, v string) func(*lifecycle.Build) {
 	return func(b *lifecycle.Build) { b.Policy.Requires = map[string]string{k: v} }
+}
+
+// What the rest of a group waits for when slaves are at other masters: what is known
+// there is not written over.
+func TestJudgeElsewhere(t *testing.T) {
+	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	for _, tc := range []struct {
+		name    string
+		slaves  []Slave
+		cause   lifecycle.WaitCause
+		perhaps bool
+	}{
+		{"only there", []Slave{slave("a", 2, there)}, "", false},
+		{"there, and away", []Slave{slave("a", 2, there), slave("b", 2, away)}, "", false},
+		{"there, and unready here", []Slave{slave("a", 2, there), slave("b", 2, unready)}, lifecycle.WaitUnready, true},
+		{"drained there, and unready here", []Slave{slave("a", 2, there, unready), slave("b", 2, unready)}, lifecycle.WaitUnready, false},
+		{"full there", []Slave{slave("a", 0, there)}, "", false},
+		{"free here", []Slave{slave("a", 2, there), slave("b", 2)}, "", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			groups := groupsOf([]map[string]string{{"os": "linux"}}, tc.slaves)
+			if further := judge(now, groups, tc.slaves, new(outcome)); further {
+				t.Error("looks further")
+			}
+			if g := groups[0]; g.cause != tc.cause || g.perhaps != tc.perhaps {
+				t.Errorf("waits for %q (perhaps %v), want %q (%v)", g.cause, g.perhaps, tc.cause, tc.perhaps)
+			}
+		})
+	}
 }
 
 func TestPlan(t *testing.T) {
@@ -193,6 +223,34 @@ func TestPlan(t *testing.T) {
 			builds: []lifecycle.Build{build("1", waits(lifecycle.WaitBusy)), build("2", waits(lifecycle.WaitUnready))},
 			slaves: []Slave{slave("a", 1, unready, func(s *Slave) { s.Since = now.Add(-lasting) }), slave("b", 1, away, func(s *Slave) { s.Since = now.Add(-lasting) })},
 			waits:  map[lifecycle.BuildID]lifecycle.WaitCause{"1": lifecycle.WaitUnready, "2": lifecycle.WaitUnready}},
+
+		{name: "a slave of another master gets nothing here, and that one says what its builds wait for",
+			builds: []lifecycle.Build{build("1"), build("2", waits(lifecycle.WaitAway))},
+			slaves: []Slave{slave("a", 2, there), slave("b", 2, away)}},
+		{name: "be it full: it may be short of disk as well",
+			builds: []lifecycle.Build{build("1")},
+			slaves: []Slave{slave("a", 0, there)}},
+		{name: "unless that is known here, too: it is drained",
+			builds: []lifecycle.Build{build("1")},
+			slaves: []Slave{slave("a", 2, there, unready), slave("b", 2, away)},
+			waits:  map[lifecycle.BuildID]lifecycle.WaitCause{"1": lifecycle.WaitUnready}},
+		{name: "or cannot carry it out, as it has said to this master",
+			builds:      []lifecycle.Build{build("1", refusedBy("a", retry.RefusedUnsupported))},
+			slaves:      []Slave{slave("a", 2, there)},
+			asked:       question1("a", condition{epoch: 1}, now),
+			unsupported: []lifecycle.BuildID{"1"}},
+		{name: "slaves here that take none are told of to builds that know less",
+			builds: []lifecycle.Build{build("1", waits(lifecycle.WaitDispatch)), build("2", waits(lifecycle.WaitBusy)), build("3", waits(lifecycle.WaitAway))},
+			slaves: []Slave{slave("a", 2, there), slave("b", 2, unready)},
+			waits:  map[lifecycle.BuildID]lifecycle.WaitCause{"1": lifecycle.WaitUnready, "3": lifecycle.WaitUnready}},
+		{name: "it is tried before a slave here that lost the build",
+			builds: []lifecycle.Build{build("1", lostBy("b"))},
+			slaves: []Slave{slave("a", 2, there), slave("b", 2)},
+			waits:  map[lifecycle.BuildID]lifecycle.WaitCause{"1": lifecycle.WaitBusy}},
+		{name: "one that is busy here is said of all",
+			builds: []lifecycle.Build{build("1", waits(lifecycle.WaitUnready))},
+			slaves: []Slave{slave("a", 2, there), slave("b", 0)},
+			waits:  map[lifecycle.BuildID]lifecycle.WaitCause{"1": lifecycle.WaitBusy}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			o := plan(now, tc.builds, tc.slaves, tc.asked)

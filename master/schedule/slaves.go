@@ -14,10 +14,9 @@ type Slave struct {
 	Name      string
 	Labels    map[string]string
 	Connected bool // to this master, and Session is its open session
-	// Elsewhere: it has its session at another master, which knows whether it takes
-	// builds, and gives it some. Free is known.
+	// Elsewhere: connected to another master of the store, which gives it builds.
 	Elsewhere bool
-	Accepting bool
+	Accepting bool // of one elsewhere: as far as the store knows
 	Slots     int
 	Free      int    // of Slots
 	Freed     uint64 // times that room was made so far; see store.Slave
@@ -30,6 +29,10 @@ type Slave struct {
 // takes reports whether the slave takes builds, once it has a free slot.
 func (s *Slave) takes() bool { return s.Connected && s.Accepting && s.Slots > 0 }
 
+// lapsed reports whether the slave takes no builds, wherever it is connected, as far as
+// this master knows.
+func (s *Slave) lapsed() bool { return !s.takes() && !(s.Elsewhere && s.Accepting) }
+
 // lapse is a time in which a slave takes no builds.
 type lapse struct {
 	away bool // else connected
@@ -41,12 +44,13 @@ func (d *Dispatcher) since(now time.Time, slaves []Slave) {
 	lapses := make(map[lifecycle.InstanceID]lapse)
 	for i := range slaves {
 		s := &slaves[i]
-		if s.takes() || s.Elsewhere {
+		if !s.lapsed() {
 			continue
 		}
+		here := s.Connected || s.Elsewhere
 		l, known := d.lapses[s.Session.Instance]
-		if !known || l.away == s.Connected {
-			l = lapse{away: !s.Connected, from: now}
+		if !known || l.away == here {
+			l = lapse{away: !here, from: now}
 		}
 		lapses[s.Session.Instance] = l
 		s.Since = l.from
@@ -72,17 +76,19 @@ func (d *Dispatcher) slaves(ctx context.Context) ([]Slave, error) {
 		if !row.HoldsName {
 			continue // another instance has its name; it gets no new builds
 		}
-		s, ok := open[store.Session{Instance: row.Instance, Epoch: row.Epoch}]
-		if ok && row.Connected {
+		session := store.Session{Instance: row.Instance, Epoch: row.Epoch}
+		shut := row.Drained || !row.Quarantined.IsZero()
+		s, ok := open[session]
+		switch {
+		case ok && row.Connected:
 			s.Connected = true
-			s.Accepting = s.Accepting && !row.Drained && row.Quarantined.IsZero()
+			s.Accepting = s.Accepting && !shut
 			s.Free, s.Freed = s.Slots-row.Busy, row.Freed
-		} else {
-			s = Slave{Session: store.Session{Instance: row.Instance, Epoch: row.Epoch}, Name: row.Name, Labels: row.Labels, Slots: row.Slots}
-			if row.Connected && row.Master != d.cfg.MasterID {
-				s.Elsewhere = !row.Drained && row.Quarantined.IsZero()
-				s.Free, s.Freed = s.Slots-row.Busy, row.Freed
-			}
+		case row.Connected && d.cfg.MasterID != "" && row.Master != d.cfg.MasterID:
+			s = Slave{Session: session, Name: row.Name, Labels: row.Labels, Slots: row.Slots,
+				Elsewhere: true, Accepting: row.Slots > 0 && !shut, Free: row.Slots - row.Busy, Freed: row.Freed}
+		default:
+			s = Slave{Session: session, Name: row.Name, Labels: row.Labels, Slots: row.Slots}
 		}
 		slaves = append(slaves, s)
 	}

@@ -20,7 +20,11 @@ type watchStore struct {
 	slaves []store.Slave // those that are connected
 	err    error         // of Absentees
 	ready  error
+	// releases of the brake, at all masters.
+	releases uint64
 }
+
+func (s *watchStore) BrakeReleases(context.Context) (uint64, error) { return s.releases, nil }
 
 func (s *watchStore) Slaves(context.Context) ([]store.Slave, error) { return s.slaves, nil }
 

@@ -28,6 +28,7 @@ type group struct {
 
 	// In the order in which things happened.
 	newRequests []Request
+	releases    int // of the brake
 	frames      []Frame
 	chunks      []ChunkWrite
 	logGaps     []LogGapWrite
@@ -280,6 +281,8 @@ func (g *group) writes() *Writes {
 		Waits:    g.waits,
 		Requests: g.newRequests,
 		Events:   g.events,
+
+		BrakeReleases: g.releases,
 	}
 	for _, a := range g.attempts {
 		if a.fence != nil {

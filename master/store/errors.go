@@ -48,6 +48,12 @@ var (
 	ErrNewer = errors.New("store was written by a newer version of holdfast")
 	// ErrInUse: another master has the store open; nothing was written.
 	ErrInUse = errors.New("store is in use by another master")
+	// ErrHalfMoved: the store is a copy that is not complete (package transfer);
+	// nothing was written.
+	ErrHalfMoved = errors.New("half-moved store")
+	// ErrMoved: the store was moved to another database, and its slaves with it;
+	// nothing was written.
+	ErrMoved = errors.New("the store was moved")
 	// ErrClosed: the store or its committer has been stopped.
 	ErrClosed = errors.New("store is closed")
 )

@@ -212,6 +212,9 @@ func (op *NoteBrake) refuse(err error) { op.Err = err }
 // apply writes the event. Run twice, after an outcome that is unknown, it may
 // write it twice.
 func (op *NoteBrake) apply(_ context.Context, g *group) error {
+	if op.What == BrakeReleased {
+		g.releases++
+	}
 	g.tell(lifecycle.Event{
 		At: micro(op.Now), Topic: op.What, Who: op.Who, Why: op.Why,
 		Data: map[string]any{"silent": op.Silent, "busy": op.Busy, "since_us": op.Since.UnixMicro()},

@@ -63,6 +63,9 @@ type Store interface {
 	BuildEvents(ctx context.Context, id lifecycle.BuildID) ([]lifecycle.Event, error)
 	// NewestEvent is the number of the newest event there ever was; 0: none.
 	NewestEvent(ctx context.Context) (uint64, error)
+	// BrakeReleases is how often a person has let go of the mass-silence brake, at
+	// whichever master (P-brake).
+	BrakeReleases(ctx context.Context) (uint64, error)
 	// Waits returns the wait ledger of a build, in order. The last interval
 	// may be open (To is zero).
 	Waits(ctx context.Context, id lifecycle.BuildID) ([]Wait, error)

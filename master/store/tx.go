@@ -132,6 +132,8 @@ type Writes struct {
 
 	Waits    []WaitWrite
 	Requests []Request
+	// BrakeReleases is how many more there were.
+	BrakeReleases int
 	// Events get their numbers in this order.
 	Events []lifecycle.Event
 }

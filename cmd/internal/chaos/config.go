@@ -20,13 +20,17 @@ const (
 	Pause Fault = "pause" // SIGSTOP of one of them, then SIGCONT
 	Quota Fault = "quota" // a step fills its slave's part of the spool while the link is cut, and waits
 	Disk  Fault = "disk"  // a slave's file system has no byte free for a while
+	Store Fault = "store" // a master does not reach its database for a while, or is disconnected from it
 )
 
 // Faults are all of them.
-var Faults = []Fault{Cut, Reset, Stall, Kill, Pause, Quota, Disk}
+var Faults = []Fault{Cut, Reset, Stall, Kill, Pause, Quota, Disk, Store}
 
 // MaxSlaves is how many slaves one machine is asked to carry.
 const MaxSlaves = 200
+
+// MaxMasters is how many masters there may be.
+const MaxMasters = 9
 
 // ErrInvalid: the configuration cannot be right.
 var ErrInvalid = errors.New("invalid")
@@ -41,11 +45,16 @@ type Config struct {
 	Slaves int
 	// Seed of faults and builds.
 	Seed uint64
-	// Faults that are to happen. Default: all.
+	// Faults that are to happen. Default: all that can.
 	Faults []Fault
 	// Dir is where the directory for everything is made, on the disk that is to
 	// be tried. Default: that for temporary files.
 	Dir string
+	// Store is the URL of an empty PostgreSQL database for the masters. Default: the
+	// one master has its embedded store.
+	Store string
+	// Masters, 1 to MaxMasters; more than one needs a Store. Default: 1.
+	Masters int
 	// SelfTest: after a run that held the evidence is falsified in each way that
 	// is known, and each has to be found.
 	SelfTest bool
@@ -73,6 +82,16 @@ type Status struct {
 	News string
 }
 
+// Check returns ErrInvalid for what Run would refuse, before it has looked at
+// anything.
+func (c Config) Check() error {
+	c, err := c.withDefaults()
+	if err == nil && c.Store != "" {
+		_, err = parseStore(c.Store)
+	}
+	return err
+}
+
 func (c Config) withDefaults() (Config, error) {
 	if c.Exe == "" {
 		return c, fmt.Errorf("%w: no executable", ErrInvalid)
@@ -83,8 +102,19 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Slaves < 1 || c.Slaves > MaxSlaves {
 		return c, fmt.Errorf("%w: 1 to %d slaves, not %d", ErrInvalid, MaxSlaves, c.Slaves)
 	}
+	if c.Masters == 0 {
+		c.Masters = 1
+	}
+	switch {
+	case c.Masters < 1 || c.Masters > MaxMasters:
+		return c, fmt.Errorf("%w: 1 to %d masters, not %d", ErrInvalid, MaxMasters, c.Masters)
+	case c.Masters > 1 && c.Store == "":
+		return c, fmt.Errorf("%w: several masters need a PostgreSQL database to share", ErrInvalid)
+	case c.SelfTest && c.Store != "":
+		return c, fmt.Errorf("%w: the self-test falsifies a file, so it needs the embedded store", ErrInvalid)
+	}
 	if len(c.Faults) == 0 {
-		c.Faults = Faults
+		c.Faults = slices.DeleteFunc(slices.Clone(Faults), func(f Fault) bool { return f == Store && c.Store == "" })
 	}
 	for _, f := range c.Faults {
 		if !slices.Contains(Faults, f) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -27,12 +28,12 @@ const (
 	diskBytes = 96 << 20
 )
 
-// farm is a master and its slaves, all of them children.
+// farm is masters and slaves, all of them children.
 type farm struct {
-	dir    string // of everything
-	addr   string // of the master
-	master *daemon
-	slaves []*machine
+	dir     string    // of everything
+	store   *database // nil: the master's own
+	masters []*host
+	slaves  []*machine
 
 	mu     sync.Mutex
 	killed map[string]bool // guarded by mu; attempts whose runner was killed
@@ -40,20 +41,28 @@ type farm struct {
 	news   func(text string)
 }
 
+// host is a master with what is around it.
+type host struct {
+	addr   string
+	master *daemon
+	store  *proxy     // its way to the database; nil: there is none
+	cable  sync.Mutex // held by the fault that has its hands on that
+}
+
 // machine is a slave with what is around it.
 type machine struct {
 	name  string
 	dir   string
 	agent *daemon
-	link  *proxy
-	cable sync.Mutex // held by the fault that has its hands on the link
+	links []*proxy   // one to each master
+	cable sync.Mutex // held by the fault that has its hands on them
 	small bool       // its spool is
 	disk  bool       // it has a file system of its own
 }
 
 // newFarm makes the directories and the network; nothing runs yet.
 func newFarm(cfg Config, dir string, news func(string)) (f *farm, err error) {
-	f = &farm{dir: dir, addr: loopback(), killed: make(map[string]bool), news: news}
+	f = &farm{dir: dir, killed: make(map[string]bool), news: news}
 	defer func() {
 		if err != nil {
 			f.destroy()
@@ -64,18 +73,31 @@ func newFarm(cfg Config, dir string, news func(string)) (f *farm, err error) {
 			return f, err
 		}
 	}
-	// Slaves learn the masters' addresses and dial those too. No way but their
-	// proxies may lead there, so nobody listens at what they are told.
-	f.master = &daemon{name: "master", exe: cfg.Exe, log: filepath.Join(dir, "logs", "master.log"), died: f.died,
-		args: []string{"master", "--data", filepath.Join(dir, "master"), "--listen", f.addr, "--http", "", "--advertise", loopback()}}
+	if cfg.Store != "" {
+		if f.store, err = newDatabase(cfg.Store); err != nil {
+			return f, err
+		}
+	}
+	for i := range cfg.Masters {
+		h, err := f.newHost(cfg, i)
+		if err != nil {
+			return f, err
+		}
+		f.masters = append(f.masters, h)
+	}
 	for i := range cfg.Slaves {
 		m := &machine{name: fmt.Sprintf("s%02d", i+1)}
 		m.dir = filepath.Join(dir, "slaves", m.name)
-		if m.link, err = newProxy(f.addr); err != nil {
-			return f, err
-		}
 		f.slaves = append(f.slaves, m)
-		args := []string{"slave", "--data", m.dir, "--name", m.name, "--master", m.link.addr, "--slots", fmt.Sprint(slots)}
+		var addrs []string
+		for _, h := range f.masters {
+			link, err := newProxy("tcp", h.addr)
+			if err != nil {
+				return f, err
+			}
+			m.links, addrs = append(m.links, link), append(addrs, link.addr)
+		}
+		args := []string{"slave", "--data", m.dir, "--name", m.name, "--master", strings.Join(addrs, ","), "--slots", fmt.Sprint(slots)}
 		switch {
 		case i == 0 && slices.Contains(cfg.Faults, Disk) && mountDisk(m.dir) == nil:
 			m.disk = true
@@ -91,6 +113,29 @@ func newFarm(cfg Config, dir string, news func(string)) (f *farm, err error) {
 	return f, nil
 }
 
+// newHost makes the i-th master. Slaves learn the masters' addresses and dial those
+// too. No way but their proxies may lead there, so nobody listens at what they are
+// told.
+func (f *farm) newHost(cfg Config, i int) (h *host, err error) {
+	h = &host{addr: loopback()}
+	name := "master"
+	if i > 0 {
+		name = fmt.Sprintf("master%d", i+1)
+	}
+	h.master = &daemon{name: name, exe: cfg.Exe, log: filepath.Join(f.dir, "logs", name+".log"), died: f.died,
+		args: []string{"master", "--listen", h.addr, "--http", "", "--advertise", loopback()}}
+	if f.store == nil {
+		h.master.args = append(h.master.args, "--data", filepath.Join(f.dir, "master"))
+		return h, nil
+	}
+	if h.store, err = newProxy(f.store.network, f.store.addr); err != nil {
+		return h, err
+	}
+	url, err := f.store.through(h.store.addr)
+	h.master.env = []string{"HOLDFAST_STORE=" + url} // not for everybody's eyes
+	return h, err
+}
+
 // mountDisk makes a small file system. It needs root, and a kernel that lets it;
 // without, the report names what was not exercised.
 func mountDisk(dir string) error {
@@ -102,12 +147,16 @@ func mountDisk(dir string) error {
 
 // start starts everything and waits for the master.
 func (f *farm) start(ctx context.Context) (*client.Client, error) {
-	if err := f.master.start(); err != nil {
-		return nil, err
+	for _, h := range f.masters {
+		if err := h.master.start(); err != nil {
+			return nil, err
+		}
 	}
-	c, err := client.Dial(ctx, client.Config{Addr: f.addr, Patience: 30 * time.Second})
+	// People ask the first one; while it is away they wait.
+	first := f.masters[0]
+	c, err := client.Dial(ctx, client.Config{Addr: first.addr, Patience: 30 * time.Second})
 	if err != nil {
-		return nil, fmt.Errorf("%w; its log ends: %s", err, f.master.tail(3))
+		return nil, fmt.Errorf("%w; its log ends: %s", err, first.master.tail(3))
 	}
 	for _, m := range f.slaves {
 		if err := m.agent.start(); err != nil {
@@ -164,10 +213,15 @@ func (f *farm) stop() {
 		})
 	}
 	wg.Wait()
-	if !f.master.end(syscall.SIGTERM, 20*time.Second) {
-		f.fail(judge.Other, "the master does not end when it is told to")
-		f.master.end(syscall.SIGKILL, 10*time.Second)
+	for _, h := range f.masters {
+		wg.Go(func() {
+			if !h.master.end(syscall.SIGTERM, 20*time.Second) {
+				f.fail(judge.Other, "%s does not end when it is told to", h.master.name)
+				h.master.end(syscall.SIGKILL, 10*time.Second)
+			}
+		})
 	}
+	wg.Wait()
 	for _, pid := range marked(f.dir) {
 		f.fail(judge.Other, "process %s is left", nameOf(pid))
 	}
@@ -180,13 +234,18 @@ func (f *farm) destroy() {
 			m.agent.destroy()
 		}
 	}
-	if f.master != nil {
-		f.master.destroy()
+	for _, h := range f.masters {
+		h.master.destroy()
 	}
 	killAll(f.dir)
 	for _, m := range f.slaves {
-		if m.link != nil {
-			m.link.close()
+		for _, link := range m.links {
+			link.close()
+		}
+	}
+	for _, h := range f.masters {
+		if h.store != nil {
+			h.store.close()
 		}
 	}
 }

@@ -48,6 +48,8 @@ func (t *troublemaker) whyNot(k Fault) string {
 	switch {
 	case k == Disk && !has(func(m *machine) bool { return m.disk }):
 		return "needs root, to mount a tmpfs"
+	case k == Store && t.farm.store == nil:
+		return "needs masters on a database, --store"
 	case k == Quota && !has(func(m *machine) bool { return m.small }):
 		return "needs another slave"
 	}
@@ -98,6 +100,7 @@ type draws struct {
 	returns time.Duration // until what was killed is started again
 	which   float64
 	oneWay  int
+	host    int // the master, if one is hit
 }
 
 func (t *troublemaker) draw() draws {
@@ -106,6 +109,9 @@ func (t *troublemaker) draw() draws {
 	d.lasts = 100*time.Millisecond + time.Duration(x*x*x*x*x*float64(t.longest)) // mostly short, or nothing gets built
 	y := t.rng.Float64()
 	d.returns = time.Duration(y * y * y * float64(min(t.longest, 6*time.Second)))
+	if n := len(t.farm.masters); n > 1 {
+		d.host = t.rng.IntN(n)
+	}
 	return d
 }
 
@@ -131,23 +137,21 @@ func (t *troublemaker) one(ctx context.Context, kind Fault) {
 func (t *troublemaker) begin(ctx context.Context, kind Fault, m *machine, d draws) (undo func()) {
 	switch kind {
 	case Cut:
-		return t.cable(ctx, m, d.lasts, m.link.cut)
+		return t.cable(ctx, &m.cable, m.links, d.lasts, (*proxy).cut)
 	case Reset:
-		return t.cable(ctx, m, 0, m.link.reset)
+		return t.cable(ctx, &m.cable, m.links, 0, (*proxy).reset)
 	case Stall:
-		return t.cable(ctx, m, d.lasts, func() {
-			for direction := range 2 {
-				if d.oneWay == 2 || d.oneWay == direction {
-					m.link.stall(direction)
-				}
-			}
-		})
+		return t.cable(ctx, &m.cable, m.links, d.lasts, d.stall)
+	case Store:
+		h := t.farm.masters[d.host]
+		harm := [...]func(*proxy){(*proxy).cut, (*proxy).reset, d.stall}[int(d.which*3)]
+		return t.cable(ctx, &h.cable, []*proxy{h.store}, d.lasts, harm)
 	case Quota:
 		if !m.small {
 			return nil
 		}
 		t.loud("quota")
-		return t.cable(ctx, m, max(2*d.lasts, 3*time.Second), func() { sleep(ctx, 300*time.Millisecond); m.link.cut() })
+		return t.cable(ctx, &m.cable, m.links, max(2*d.lasts, 3*time.Second), func(p *proxy) { sleep(ctx, 300*time.Millisecond); p.cut() })
 	case Disk:
 		return t.fill(ctx, m, d)
 	case Kill, Pause:
@@ -156,22 +160,35 @@ func (t *troublemaker) begin(ctx context.Context, kind Fault, m *machine, d draw
 	return nil
 }
 
-// cable does something to a link for a while.
-func (t *troublemaker) cable(ctx context.Context, m *machine, lasts time.Duration, harm func()) func() {
-	if !m.cable.TryLock() {
-		return nil
-	}
-	return func() {
-		defer m.cable.Unlock()
-		harm()
-		sleep(ctx, lasts)
-		if err := m.link.heal(); err != nil {
-			t.farm.fail(judge.Other, "chaos itself: %v", err)
+// stall stalls one direction of a link, or both.
+func (d draws) stall(p *proxy) {
+	for direction := range 2 {
+		if d.oneWay == 2 || d.oneWay == direction {
+			p.stall(direction)
 		}
 	}
 }
 
-// process kills or stops an agent, a runner or the master.
+// cable does something to all links of one machine for a while.
+func (t *troublemaker) cable(ctx context.Context, cable *sync.Mutex, links []*proxy, lasts time.Duration, harm func(*proxy)) func() {
+	if !cable.TryLock() {
+		return nil
+	}
+	return func() {
+		defer cable.Unlock()
+		for _, link := range links {
+			harm(link)
+		}
+		sleep(ctx, lasts)
+		for _, link := range links {
+			if err := link.heal(); err != nil {
+				t.farm.fail(judge.Other, "chaos itself: %v", err)
+			}
+		}
+	}
+}
+
+// process kills or stops an agent, a runner or a master.
 func (t *troublemaker) process(ctx context.Context, kind Fault, m *machine, d draws) func() {
 	if d.dice < 0.4 {
 		runners := runnersOf(m.dir)
@@ -197,7 +214,7 @@ func (t *troublemaker) process(ctx context.Context, kind Fault, m *machine, d dr
 	}
 	victim := m.agent
 	if d.dice > 0.85 {
-		victim = t.farm.master
+		victim = t.farm.masters[d.host].master
 	}
 	if !victim.fault.TryLock() {
 		return nil

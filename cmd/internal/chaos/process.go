@@ -21,7 +21,8 @@ type daemon struct {
 	name string
 	exe  string
 	args []string
-	log  string // path
+	env  []string // besides ours
+	log  string   // path
 
 	// died is told when it ended though nobody made it.
 	died func(d *daemon, how string)
@@ -48,6 +49,7 @@ func (d *daemon) start() error {
 	defer log.Close()
 	cmd := exec.Command(d.exe, d.args...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), d.env...)
 	// A group of its own: a terminal's ^C is ours to deal with.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

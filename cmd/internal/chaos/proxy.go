@@ -10,14 +10,15 @@ import (
 	"time"
 )
 
-// proxy is one slave's way to the master. Its faults are those of a network.
+// proxy is a slave's way to a master, or a master's to the database. Its faults are those of a network.
 type proxy struct {
-	addr, target string
+	addr            string
+	network, target string
 
 	mu       sync.Mutex
-	listener net.Listener          // guarded by mu; nil while it is cut
-	conns    map[*net.TCPConn]bool // guarded by mu
-	gates    [2]chan struct{}      // guarded by mu; closed when bytes may flow: up, down
+	listener net.Listener      // guarded by mu; nil while it is cut
+	conns    map[net.Conn]bool // guarded by mu
+	gates    [2]chan struct{}  // guarded by mu; closed when bytes may flow: up, down
 	wg       sync.WaitGroup
 }
 
@@ -34,8 +35,8 @@ func loopback() string {
 	return fmt.Sprintf("127.%d.%d.%d:%d", 2+rand.IntN(250), rand.IntN(256), 1+rand.IntN(254), 10_000+rand.IntN(20_000))
 }
 
-func newProxy(target string) (*proxy, error) {
-	p := &proxy{target: target, conns: make(map[*net.TCPConn]bool)}
+func newProxy(network, target string) (*proxy, error) {
+	p := &proxy{network: network, target: target, conns: make(map[net.Conn]bool)}
 	for i := range p.gates {
 		p.gates[i] = make(chan struct{})
 		close(p.gates[i])
@@ -62,22 +63,21 @@ func (p *proxy) serve(l net.Listener) {
 			if err != nil {
 				return
 			}
-			p.wg.Go(func() { p.link(c.(*net.TCPConn)) })
+			p.wg.Go(func() { p.link(c) })
 		}
 	})
 }
 
-func (p *proxy) link(c *net.TCPConn) {
+func (p *proxy) link(c net.Conn) {
 	defer c.Close()
 	if !p.add(c) {
 		return
 	}
 	defer p.drop(c)
-	dialled, err := net.DialTimeout("tcp", p.target, 2*time.Second)
+	d, err := net.DialTimeout(p.network, p.target, 2*time.Second)
 	if err != nil {
 		return
 	}
-	d := dialled.(*net.TCPConn)
 	defer d.Close()
 	if !p.add(d) {
 		return
@@ -94,7 +94,7 @@ func (p *proxy) link(c *net.TCPConn) {
 
 // copy moves bytes while the link lets them. What was read before is held back,
 // as a network that drops packets would in the end deliver it.
-func (p *proxy) copy(dst, src *net.TCPConn, direction int) {
+func (p *proxy) copy(dst, src net.Conn, direction int) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := src.Read(buf)
@@ -113,7 +113,7 @@ func (p *proxy) copy(dst, src *net.TCPConn, direction int) {
 	}
 }
 
-func (p *proxy) add(c *net.TCPConn) bool {
+func (p *proxy) add(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.listener == nil {
@@ -123,7 +123,7 @@ func (p *proxy) add(c *net.TCPConn) bool {
 	return true
 }
 
-func (p *proxy) drop(c *net.TCPConn) {
+func (p *proxy) drop(c net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.conns, c)
@@ -134,7 +134,9 @@ func (p *proxy) reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
-		_ = c.SetLinger(0)
+		if t, ok := c.(*net.TCPConn); ok {
+			_ = t.SetLinger(0)
+		}
 		_ = c.Close()
 	}
 }

@@ -23,6 +23,7 @@ type Report struct {
 	LogBytes   int64          `json:"log_bytes"`
 	Blocked    int            `json:"steps_blocked"` // by a full spool or disk
 	Slaves     int            `json:"slaves"`
+	Masters    int            `json:"masters"`
 	Seed       uint64         `json:"seed"`
 	Seconds    float64        `json:"seconds"` // of faults
 	// SelfTest is what became of each falsification; only with Config.SelfTest.

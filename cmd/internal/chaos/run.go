@@ -4,6 +4,7 @@ package chaos
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -11,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver pgx
 
 	"holdfast/cmd/internal/client"
 	"holdfast/cmd/internal/judge"
@@ -188,13 +191,21 @@ func (r *run) progress(phase string, maker *troublemaker) {
 	r.cfg.Progress(s)
 }
 
+// views opens the store that all masters are done with.
+func (r *run) views(e *evidence) (*sql.DB, error) {
+	if r.farm.store != nil {
+		return sql.Open("pgx", r.cfg.Store)
+	}
+	return sqlite.OpenViews(e.store)
+}
+
 // judge judges what is left, and falsifies it if that is wanted.
 func (r *run) judge(ctx context.Context, maker *troublemaker) (*Report, error) {
 	e, err := collect(r.farm, r.people)
 	if err != nil {
 		return nil, fmt.Errorf("collect the evidence: %w", err)
 	}
-	db, err := sqlite.OpenViews(e.store)
+	db, err := r.views(e)
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +218,7 @@ func (r *run) judge(ctx context.Context, maker *troublemaker) (*Report, error) {
 	found = append(r.farm.broken[:len(r.farm.broken):len(r.farm.broken)], found...)
 	r.farm.mu.Unlock()
 	report := &Report{Faults: maker.counts(), Builds: len(e.asked), Ends: s.builds, Attempts: s.attempts, Steps: len(e.steps),
-		Updates: s.updates, LogBytes: s.logBytes, Blocked: s.blocked, Slaves: r.cfg.Slaves, Seed: r.cfg.Seed}
+		Updates: s.updates, LogBytes: s.logBytes, Blocked: s.blocked, Slaves: r.cfg.Slaves, Masters: r.cfg.Masters, Seed: r.cfg.Seed}
 	report.take(found)
 	if r.cfg.SelfTest && report.Verdict == held {
 		r.progress("falsifying the evidence", maker)

@@ -158,6 +158,14 @@ func (c *Client) Slaves(ctx context.Context) (*holdfastv1.ListSlavesResponse, er
 	})
 }
 
+// Masters lists the masters of the store.
+func (c *Client) Masters(ctx context.Context) ([]*holdfastv1.Master, error) {
+	resp, err := ask(ctx, c, func(ctx context.Context) (*holdfastv1.ListMastersResponse, error) {
+		return c.rpc.ListMasters(ctx, &holdfastv1.ListMastersRequest{})
+	})
+	return resp.GetMasters(), err
+}
+
 // ChangeSlave carries out what a person wants of a slave.
 func (c *Client) ChangeSlave(ctx context.Context, req *holdfastv1.ChangeSlaveRequest) (*holdfastv1.ChangeSlaveResponse, error) {
 	return order(ctx, c, func(ctx context.Context) (*holdfastv1.ChangeSlaveResponse, error) {

@@ -97,6 +97,17 @@ var rules = []rule{
 		bites:  "master/api net/http/pprof",
 	},
 	{
+		name: "databases meet in transfer alone", of: []string{"master/store/sqlite", "master/store/postgres", "master/store/columns"},
+		forbids: []string{"master/store/sqlite", "master/store/postgres", "master/store/transfer"},
+		reason:  "a database is a whole store by itself; what moves one into another sees both, and neither sees it",
+		bites:   "master/store/sqlite master/store/postgres",
+	},
+	{
+		name: "transfer is a command's", of: []string{ours}, exceptOf: []string{"cmd", "master/store/transfer"}, forbids: []string{"master/store/transfer"},
+		reason: "it writes to stores past their rules, while no master runs; a master must not reach it",
+		bites:  "master master/store/transfer",
+	},
+	{
 		name: "test helpers stay out of the binary", of: []string{"cmd/holdfast"},
 		forbids: []string{"testing", "github.com/google/go-cmp", "journal/journaltest", "master/store/storetest", "master/store/pgtest", "cmd/internal/sim", "cmd/internal/e2e", "cmd/internal/deptest"},
 		reach:   true,

@@ -45,7 +45,7 @@ func Steps(ctx context.Context, db DB, attempts map[string]*Attempt) (found Find
 			continue
 		}
 		var accepted sql.NullString
-		err := db.QueryRowContext(ctx, `SELECT started_at FROM v1_attempts WHERE id = ?`, id).Scan(&accepted)
+		err := db.QueryRowContext(ctx, `SELECT started_at FROM v1_attempts WHERE id = $1`, id).Scan(&accepted)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return nil, nil, err
 		}

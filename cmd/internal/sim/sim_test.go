@@ -70,8 +70,8 @@ func TestSimDense(t *testing.T) {
 func TestSimMany(t *testing.T) {
 	p, a := Many(), amount{slaves: 5, days: 1, total: 15}
 	if why := scaledDown(); why != "" {
-		a.days, a.total = 0.5, 5
-		t.Logf("scaled down for %s: %.0f slave-days instead of 15", why, a.total)
+		a.days, a.total = 0.5, 2.5
+		t.Logf("scaled down for %s: %.1f slave-days instead of 15", why, a.total)
 	}
 	if *daysFlag > 0 {
 		a.total = *daysFlag

@@ -1,9 +1,9 @@
 package postgres
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,7 +19,7 @@ type Config struct {
 	Logger *slog.Logger
 	// Readers is the number of connections for reading. Default 4.
 	Readers int
-	// CommitTimeout bounds one transaction. A server that hangs longer is left, and
+	// CommitTimeout bounds one transaction, and one read. A server that hangs longer is left, and
 	// what came of the commit is unknown. Default 15 s.
 	CommitTimeout time.Duration
 	// MaxSkew is how far the clocks of this machine and of the server may be apart
@@ -44,6 +44,9 @@ var sessionSettings = map[string]string{
 	"synchronous_commit":                  "on",
 	"TimeZone":                            "UTC",
 	"default_transaction_isolation":       "read committed",
+	"default_transaction_read_only":       "off",
+	"statement_timeout":                   "0", // CommitTimeout is ours
+	"idle_session_timeout":                "0",
 	"lock_timeout":                        ms(lockTimeout),
 	"idle_in_transaction_session_timeout": ms(idleTimeout),
 	// A server whose client is gone without a word finds out.
@@ -61,20 +64,24 @@ var sessionSettings = map[string]string{
 
 func ms(d time.Duration) string { return fmt.Sprint(d.Milliseconds()) }
 
+// keepAlive finds out that the server is gone without a word, on a connection that
+// waits for it to speak.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 3 * time.Second, Count: 3}
+
 // check validates c, fills in the defaults, and reads the URL.
 func (c Config) check() (Config, *pgx.ConnConfig, error) {
 	if c.URL == "" {
-		return c, nil, errors.New("postgres: Config.URL is required")
+		return c, nil, fmt.Errorf("%w: none is given", ErrURL)
 	}
 	cc, err := pgx.ParseConfig(c.URL)
 	if err != nil {
-		// pgx says what is wrong and leaves the password out.
-		return c, nil, fmt.Errorf("%w: %w", ErrURL, err)
+		return c, nil, urlError(err)
 	}
 	for name, value := range sessionSettings {
 		cc.RuntimeParams[name] = value
 	}
 	cc.ConnectTimeout = connectTimeout
+	cc.DialFunc = (&net.Dialer{KeepAliveConfig: keepAlive}).DialContext
 	cc.OnNotice = func(*pgconn.PgConn, *pgconn.Notice) {}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

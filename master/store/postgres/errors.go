@@ -28,7 +28,7 @@ var (
 // known are the errors that have a class.
 var known = []error{
 	store.ErrBusy, store.ErrFull, store.ErrUnknown, store.ErrPoison, store.ErrFatal, store.ErrFenced,
-	store.ErrNotFound, store.ErrNewer, store.ErrClosed, context.Canceled, context.DeadlineExceeded,
+	store.ErrNotFound, store.ErrNewer, store.ErrHalfMoved, store.ErrMoved, store.ErrClosed, context.Canceled, context.DeadlineExceeded,
 }
 
 // classify wraps an error in the class that package store knows. One that has a
@@ -78,6 +78,19 @@ func classOf(e *pgconn.PgError) error {
 	}
 }
 
+// urlError says what is wrong with a URL, and nothing that is in it: which part of a
+// malformed one is the password is a guess, pgx's as well.
+func urlError(err error) error {
+	text := err.Error()
+	if i := strings.LastIndex(text, "`: "); i >= 0 {
+		text = text[i+3:] // what goes before is the URL
+	}
+	if strings.HasPrefix(text, "failed to parse as") {
+		text, _, _ = strings.Cut(text, " (") // where, in its own words
+	}
+	return fmt.Errorf("%w: %s", ErrURL, strings.ReplaceAll(text, "\n", " "))
+}
+
 // openError says why the server cannot be reached, in one line that says what to do.
 func openError(err error, cc *pgx.ConnConfig) error {
 	where := fmt.Sprintf("%s:%d", cc.Host, cc.Port)
@@ -86,7 +99,7 @@ func openError(err error, cc *pgx.ConnConfig) error {
 	}
 	var pe *pgconn.PgError
 	switch {
-	case errors.Is(err, ErrServer), errors.Is(err, store.ErrNewer):
+	case errors.Is(err, ErrServer), errors.Is(err, store.ErrNewer), errors.Is(err, store.ErrHalfMoved), errors.Is(err, store.ErrMoved):
 		return err
 	case errors.As(err, &pe):
 		what := fmt.Sprintf("%s (SQLSTATE %s)", pe.Message, pe.Code)
@@ -97,6 +110,12 @@ func openError(err error, cc *pgx.ConnConfig) error {
 			return fmt.Errorf("%w database %q at %s: %s; make it: createdb -O %s %s", ErrRefused, cc.Database, where, what, cc.User, cc.Database)
 		case "42501":
 			return fmt.Errorf("%w user %q: %s; the user must own the database or a schema of its own: ALTER DATABASE %s OWNER TO %s", ErrRefused, cc.User, what, cc.Database, cc.User)
+		case "42704":
+			return fmt.Errorf("%w: it says %s; holdfast needs PostgreSQL %d or newer, and a URL without settings that it does not know", ErrServer, what, minVersion/10000)
+		case "53300":
+			return fmt.Errorf("%w user %q at %s: %s; end other clients, or raise max_connections in postgresql.conf (or the limit of the database or the user)", ErrRefused, cc.User, where, what)
+		case "57P03":
+			return fmt.Errorf("%w at %s: %s; wait until it is up and start again", ErrRefused, where, what)
 		case "08P01":
 			return fmt.Errorf("%w: %s says %s; a connection pooler in between cannot be used, give the server's own address", ErrServer, where, what)
 		}

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -73,17 +74,18 @@ func texts[S ~string](ids []S) []string {
 // The locks of a load, in the one order (store.Tx). They are taken before anything
 // is read: what a statement reads beside the rows that it has waited for would be
 // from before the wait. Rows that do not exist yet cannot be locked; whoever inserts
-// one that another master inserts as well breaks a unique index, and runs again.
+// one that another master inserts as well breaks a unique index, and runs again; and
+// whoever reads one that came too late to be locked runs again, too (cover).
 const (
-	lockMasters  = `SELECT FROM masters WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
-	lockSlaves   = `SELECT FROM slaves WHERE instance = ANY($1) OR name = ANY($2) ORDER BY instance FOR NO KEY UPDATE`
-	lockSessions = `SELECT FROM slaves WHERE connected = 1 AND ($1::text[] IS NULL OR master = ANY($1)) ORDER BY instance FOR NO KEY UPDATE`
-	lockBuilds   = `SELECT FROM builds WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
+	lockMasters  = `SELECT id FROM masters WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
+	lockSlaves   = `SELECT instance FROM slaves WHERE instance = ANY($1) OR name = ANY($2) ORDER BY instance FOR NO KEY UPDATE`
+	lockSessions = `SELECT instance FROM slaves WHERE connected = 1 AND ($1::text[] IS NULL OR master = ANY($1)) ORDER BY instance FOR NO KEY UPDATE`
+	lockBuilds   = `SELECT id FROM builds WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
 	// claimBuilds is one after another as well, but waits for nobody.
 	claimBuilds  = `SELECT id FROM builds WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED`
-	lockAttempts = `SELECT FROM attempts WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
-	lockSteps    = `SELECT FROM steps WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
-	lockRequests = `SELECT FROM requests WHERE key = ANY($1) ORDER BY key FOR NO KEY UPDATE`
+	lockAttempts = `SELECT id FROM attempts WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
+	lockSteps    = `SELECT id FROM steps WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
+	lockRequests = `SELECT key FROM requests WHERE key = ANY($1) ORDER BY key FOR NO KEY UPDATE`
 )
 
 // The reads of a load.
@@ -126,28 +128,29 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 	}
 	ofSessions := k.Sessions || len(k.SessionsOf) > 0
 	b := t.batch()
+	var locked locks
 	if k.Lock {
 		if len(k.Masters) > 0 {
-			b.Queue(lockMasters, k.Masters)
+			queue(b, &locked.masters, value[string], lockMasters, k.Masters)
 		}
 		if ofSessions {
-			b.Queue(lockSessions, sessionsOf)
+			queue(b, &locked.sessions, value[string], lockSessions, sessionsOf)
 		}
 		if len(instances)+len(k.Names) > 0 {
-			b.Queue(lockSlaves, instances, k.Names)
+			queue(b, &locked.slaves, value[string], lockSlaves, instances, k.Names)
 		}
-		lock := func(query string, keys []string) {
+		lock := func(held *[]string, query string, keys []string) {
 			if len(keys) > 0 {
-				b.Queue(query, keys)
+				queue(b, held, value[string], query, keys)
 			}
 		}
-		lock(lockBuilds, builds)
+		lock(&locked.builds, lockBuilds, builds)
 		if len(claims) > 0 {
 			queue(b, &claimed, value[string], claimBuilds, claims)
 		}
-		lock(lockAttempts, attempts)
-		lock(lockSteps, steps)
-		lock(lockRequests, k.Requests)
+		lock(&locked.attempts, lockAttempts, attempts)
+		lock(&locked.steps, lockSteps, steps)
+		lock(&locked.requests, lockRequests, k.Requests)
 	}
 	rows := &store.Rows{}
 	var sessions []store.Slave
@@ -182,6 +185,11 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 		return nil, err
 	}
 	rows.Slaves = union(rows.Slaves, sessions)
+	if k.Lock {
+		if err := locked.cover(k, rows, r.builds); err != nil {
+			return nil, err
+		}
+	}
 	t.masters = make(map[string]bool, len(rows.Masters))
 	for i := range rows.Masters {
 		t.masters[rows.Masters[i].ID] = true
@@ -202,6 +210,47 @@ func (t *tx) Load(ctx context.Context, k store.Keys) (*store.Rows, error) {
 	}
 	rows.Records = columns.Records(r.builds, r.attempts, r.steps)
 	return rows, nil
+}
+
+// locks are the keys of the rows that a load has locked.
+type locks struct {
+	masters, sessions, slaves, builds, attempts, steps, requests []string
+}
+
+// cover reports ErrBusy if a row was read that is not locked: another master's, who
+// has committed it after the locks were taken and before it was read. Two who both
+// went on from there would give one epoch twice. In the next run it is there to be
+// locked.
+func (l *locks) cover(k store.Keys, rows *store.Rows, builds []lifecycle.Build) error {
+	ours, named := setOf(k.Builds), setOf(k.Attempts)
+	if covers(append(l.slaves, l.sessions...), rows.Slaves, func(s *store.Slave) (string, bool) { return string(s.Instance), true }) &&
+		covers(l.masters, rows.Masters, func(m *store.Master) (string, bool) { return m.ID, true }) &&
+		covers(l.builds, builds, func(b *lifecycle.Build) (string, bool) { return string(b.ID), ours[b.ID] }) &&
+		covers(l.attempts, rows.Attempts, func(a *store.AttemptRow) (string, bool) { return string(a.ID), named[a.ID] }) &&
+		covers(l.steps, rows.Steps, func(s *store.StepRow) (string, bool) { return string(s.ID), true }) &&
+		covers(l.requests, rows.Requests, func(r *store.Request) (string, bool) { return r.Key, true }) {
+		return nil
+	}
+	return fmt.Errorf("%w: another master has just made what this group is about", store.ErrBusy)
+}
+
+// covers reports whether all rows are locked that have to be.
+func covers[T any](locked []string, rows []T, key func(*T) (string, bool)) bool {
+	held := setOf(locked)
+	for i := range rows {
+		if id, must := key(&rows[i]); must && !held[id] {
+			return false
+		}
+	}
+	return true
+}
+
+func setOf[S comparable](list []S) map[S]bool {
+	set := make(map[S]bool, len(list))
+	for _, v := range list {
+		set[v] = true
+	}
+	return set
 }
 
 // recordRows are the rows that make up builds.

@@ -47,7 +47,7 @@ func migrate(ctx context.Context, conn *pgx.Conn, cc *pgx.ConnConfig) error {
 		return err
 	}
 	if schema == nil {
-		return fmt.Errorf("%w: search_path names no schema that exists; make one: CREATE SCHEMA holdfast AUTHORIZATION %s, and put search_path=holdfast into the URL", ErrServer, cc.User)
+		return fmt.Errorf("%w: search_path names no schema that exists and that the user may use; make one: CREATE SCHEMA holdfast AUTHORIZATION %s, and put search_path=holdfast into the URL", ErrServer, cc.User)
 	}
 	if !may {
 		return fmt.Errorf("%w: user %q may not create tables in schema %q; make it the owner: ALTER DATABASE %s OWNER TO %s", ErrServer, cc.User, *schema, cc.Database, cc.User)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+
+	"holdfast/master/store"
 )
 
 // numberedAtOnce bounds the events that get their numbers in one transaction.
@@ -68,6 +70,9 @@ func (s *Store) Number(ctx context.Context) (numbered int, err error) {
 func (s *Store) sequence(ctx context.Context, do func(context.Context, *pgx.Conn) error) (err error) {
 	s.numbering.Lock()
 	defer s.numbering.Unlock()
+	if s.over {
+		return store.ErrClosed
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.CommitTimeout)
 	defer cancel()
 	if s.sequencer == nil {

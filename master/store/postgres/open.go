@@ -20,8 +20,9 @@ import (
 const minVersion = 140000
 
 // Open opens the store in a database, or makes it in an empty one. It returns
-// ErrURL, ErrUnreachable, ErrRefused or ErrServer, with what to do about it, and
-// ErrNewer for a store of a newer version, all before it has written anything.
+// ErrURL, ErrUnreachable, ErrRefused or ErrServer, with what to do about it, ErrNewer
+// for a store of a newer version, and ErrHalfMoved or ErrMoved for one that was being
+// moved or has been, all before it has written anything.
 // Several masters may do this at once.
 //
 // It changes no build, no attempt and no slave: other masters may be at work.
@@ -44,6 +45,9 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if err := facts.clocks(cfg.Now(), cfg.MaxSkew); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
+	if err := movable(ctx, conn, cc); err != nil {
+		return nil, fmt.Errorf("open store: %w", openError(err, cc))
+	}
 	if err := migrate(ctx, conn, cc); err != nil {
 		return nil, fmt.Errorf("open store: %w", openError(err, cc))
 	}
@@ -54,8 +58,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	readers.ConnConfig = cc.Copy()
-	readers.ConnConfig.RuntimeParams["default_transaction_read_only"] = "on"
+	readers.ConnConfig = readerConfig(cc)
 	readers.MaxConns = int32(cfg.Readers)
 	readers.AfterConnect = func(ctx context.Context, c *pgx.Conn) error { return s.verify(ctx, c) }
 	if s.readers, err = pgxpool.NewWithConfig(ctx, readers); err != nil {
@@ -64,6 +67,16 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	s.views = stdlib.OpenDB(*readers.ConnConfig)
 	s.views.SetMaxIdleConns(1)
 	return s, nil
+}
+
+// readerConfig is for connections for reading. Their statements are planned for the
+// values that they have: which index finds the builds of a state first depends on how
+// rare that state is.
+func readerConfig(cc *pgx.ConnConfig) *pgx.ConnConfig {
+	cc = cc.Copy()
+	cc.RuntimeParams["default_transaction_read_only"] = "on"
+	cc.RuntimeParams["plan_cache_mode"] = "force_custom_plan"
+	return cc
 }
 
 // facts are what makes a server fit or unfit.
@@ -92,11 +105,12 @@ func dial(ctx context.Context, cc *pgx.ConnConfig) (*pgx.Conn, facts, error) {
 	return conn, f, nil
 }
 
-// look reads the facts.
+// look reads the facts. It prepares no statement: behind a pooler, which is yet to be
+// found out, that may be there already, or be gone.
 func look(ctx context.Context, conn *pgx.Conn) (f facts, err error) {
 	err = conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, current_setting('fsync'),
 		current_setting('full_page_writes'), pg_is_in_recovery()::text, current_setting('server_encoding'),
-		pg_backend_pid(), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`).
+		pg_backend_pid(), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`, pgx.QueryExecModeExec).
 		Scan(&f.version, &f.fsync, &f.fullPageWrites, &f.standby, &f.encoding, &f.pid, &f.now)
 	return f, err
 }
@@ -144,6 +158,9 @@ func (s *Store) verify(ctx context.Context, conn *pgx.Conn) error {
 	}
 	if err := f.fit(conn.PgConn().PID()); err != nil {
 		return err
+	}
+	if err := movable(ctx, conn, s.cc); err != nil {
+		return fmt.Errorf("%w: %w", store.ErrFatal, err)
 	}
 	var id string
 	if err := conn.QueryRow(ctx, storeID).Scan(&id); err != nil {

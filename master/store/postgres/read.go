@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -16,24 +17,38 @@ import (
 // read runs queries in one round trip. All they see is of one moment if there are
 // several.
 func (s *Store) read(ctx context.Context, b *pgx.Batch) error {
+	ctx, cancel := s.patience(ctx)
+	defer cancel()
 	conn, err := s.readers.Acquire(ctx)
 	if err != nil {
-		return s.readError(err)
+		return s.readError(ctx, err)
 	}
 	// A connection that an error has left within a transaction is not used again.
 	defer conn.Release()
 	if b.Len() == 1 {
-		return s.readError(conn.SendBatch(ctx, b).Close())
+		return s.readError(ctx, conn.SendBatch(ctx, b).Close())
 	}
 	whole := &pgx.Batch{}
 	whole.Queue(`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`)
 	whole.QueuedQueries = append(whole.QueuedQueries, b.QueuedQueries...)
 	whole.Queue(`COMMIT`)
-	return s.readError(conn.SendBatch(ctx, whole).Close())
+	return s.readError(ctx, conn.SendBatch(ctx, whole).Close())
 }
 
+// patience bounds a read. A server that is gone without a word must not hold whoever
+// looks for as long as the kernel sends again.
+func (s *Store) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, s.cfg.CommitTimeout, errNoAnswer)
+}
+
+// errNoAnswer ends a read that took too long.
+var errNoAnswer = fmt.Errorf("%w: PostgreSQL does not answer", store.ErrBusy)
+
 // readError is why a read failed. Reads of a closed store say so.
-func (s *Store) readError(err error) error {
+func (s *Store) readError(ctx context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), errNoAnswer) {
+		return errNoAnswer
+	}
 	if err != nil && strings.Contains(err.Error(), "closed pool") {
 		return store.ErrClosed
 	}
@@ -112,7 +127,7 @@ func listQuery(f store.BuildFilter) (string, []any) {
 		arg(`n < (SELECT n FROM builds WHERE id = ?)`, string(f.Before))
 	}
 	if f.Name != "" {
-		arg(`name = ?`, f.Name)
+		arg(`name = ?`, storable(f.Name))
 	}
 	if len(f.States) > 0 {
 		arg(`state = ANY(?)`, texts(f.States))
@@ -261,6 +276,11 @@ func (s *Store) NewestEvent(ctx context.Context) (uint64, error) {
 	return readOne(ctx, s, value[uint64], newestQuery)
 }
 
+// BrakeReleases is how often a person has let go of the brake.
+func (s *Store) BrakeReleases(ctx context.Context) (uint64, error) {
+	return readOne(ctx, s, value[uint64], `SELECT last FROM counters WHERE name = 'brake_releases'`)
+}
+
 // Waits returns the wait ledger of a build.
 func (s *Store) Waits(ctx context.Context, id lifecycle.BuildID) ([]store.Wait, error) {
 	return readAll(ctx, s, columns.ScanWait, `SELECT `+columns.Wait+` FROM waits WHERE build_id = $1 ORDER BY number`, string(id))
@@ -277,22 +297,24 @@ const logQuery = `SELECT ` + columns.Chunk + ` FROM log_chunks
 func (s *Store) Log(ctx context.Context, step lifecycle.StepID, from int64, maxBytes int) (chunks []store.LogChunk, err error) {
 	// The statement goes on until it has sent all, so it is told when to stop: a
 	// cursor, as the rows may be many.
+	ctx, cancel := s.patience(ctx)
+	defer cancel()
 	tx, err := s.readers.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
-		return nil, s.readError(err)
+		return nil, s.readError(ctx, err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // nothing was written
 	if _, err := tx.Exec(ctx, `DECLARE log NO SCROLL CURSOR FOR `+logQuery, string(step), from); err != nil {
-		return nil, s.readError(err)
+		return nil, s.readError(ctx, err)
 	}
 	for size := 0; ; {
 		rows, err := tx.Query(ctx, `FETCH 16 FROM log`)
 		if err != nil {
-			return nil, s.readError(err)
+			return nil, s.readError(ctx, err)
 		}
 		more, err := collect(rows, columns.ScanChunk)
 		if err != nil {
-			return nil, fmt.Errorf("step %s: %w", step, s.readError(err))
+			return nil, fmt.Errorf("step %s: %w", step, s.readError(ctx, err))
 		}
 		for _, c := range more {
 			if c.Offset+int64(c.RawLen) <= from {

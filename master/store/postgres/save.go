@@ -273,6 +273,9 @@ func saveHistory(b *pgx.Batch, w *store.Writes) {
 	}
 	r.queue(b)
 	e.queue(b)
+	if w.BrakeReleases > 0 {
+		b.Queue(`UPDATE counters SET last = last + $1 WHERE name = 'brake_releases'`, w.BrakeReleases)
+	}
 }
 
 // saveWaits writes changes of the ledger. An interval that the same group has opened

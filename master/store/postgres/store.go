@@ -33,6 +33,7 @@ type Store struct {
 
 	numbering sync.Mutex
 	sequencer *pgx.Conn // guarded by numbering; nil: to be connected
+	over      bool      // guarded by numbering: there is none to be any more
 }
 
 // ID returns the store id.
@@ -100,7 +101,7 @@ func commit(ctx context.Context, conn *pgx.Conn) error {
 		return nil
 	case err == nil:
 		return fmt.Errorf("%w: commit was answered with %s", store.ErrBusy, tag)
-	case errors.As(err, &pe) && pe.Severity == "ERROR":
+	case errors.As(err, &pe) && pe.SeverityUnlocalized == "ERROR":
 		return fmt.Errorf("commit: %w", classify(err)) // rolled back
 	default:
 		return fmt.Errorf("%w: commit: %w", store.ErrUnknown, err)
@@ -171,6 +172,7 @@ func (s *Store) closeAll() {
 	}
 	s.numbering.Lock()
 	defer s.numbering.Unlock()
+	s.over = true
 	if s.sequencer != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()

@@ -17,7 +17,7 @@ func classify(err error) error {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	for _, known := range []error{store.ErrBusy, store.ErrFull, store.ErrUnknown, store.ErrPoison, store.ErrFatal, store.ErrFenced} {
+	for _, known := range []error{store.ErrBusy, store.ErrFull, store.ErrUnknown, store.ErrPoison, store.ErrFatal, store.ErrFenced, store.ErrHalfMoved, store.ErrMoved} {
 		if errors.Is(err, known) {
 			return err
 		}

@@ -43,15 +43,15 @@ func newestSchema() int64 {
 	return newest
 }
 
-// checkVersion looks at a store before anything is written to it. A file that
-// does not exist or is empty has version 0.
-func checkVersion(ctx context.Context, file string) (int64, error) {
+// checkVersion looks at a store before anything is written to it: its version, and
+// what store_meta says. A file that does not exist or is empty has version 0.
+func checkVersion(ctx context.Context, file string) (version int64, meta map[string]string, err error) {
 	info, err := os.Stat(file)
 	if errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
-		return 0, nil
+		return 0, nil, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("open store: %w", err)
+		return 0, nil, fmt.Errorf("open store: %w", err)
 	}
 	name := dsn(file, "ro", "query_only(1)")
 	if log, err := os.Stat(file + "-wal"); errors.Is(err, os.ErrNotExist) || err == nil && log.Size() == 0 {
@@ -62,18 +62,46 @@ func checkVersion(ctx context.Context, file string) (int64, error) {
 	}
 	db, err := sql.Open("sqlite", name)
 	if err != nil {
-		return 0, fmt.Errorf("open store read-only: %w", classify(err))
+		return 0, nil, fmt.Errorf("open store read-only: %w", classify(err))
 	}
 	defer db.Close()
-	version, err := schemaVersion(ctx, db)
+	version, err = schemaVersion(ctx, db)
 	if err != nil {
-		return 0, fmt.Errorf("open store %s: %w", file, classify(err))
+		return 0, nil, fmt.Errorf("open store %s: %w", file, classify(err))
 	}
 	if newest := newestSchema(); version > newest {
-		return 0, fmt.Errorf("open store %s: %w: its schema is %d, this holdfast knows up to %d; use a newer holdfast, or restore a backup made by this one",
+		return 0, nil, fmt.Errorf("open store %s: %w: its schema is %d, this holdfast knows up to %d; use a newer holdfast, or restore a backup made by this one",
 			file, store.ErrNewer, version, newest)
 	}
-	return version, nil
+	if version > 0 {
+		if meta, err = readMeta(ctx, db); err != nil {
+			return 0, nil, fmt.Errorf("open store %s: %w", file, classify(err))
+		}
+	}
+	return version, meta, nil
+}
+
+// queryer is a database or a connection to it.
+type queryer interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+// readMeta reads what a store says of itself.
+func readMeta(ctx context.Context, db queryer) (map[string]string, error) {
+	rows, err := db.QueryContext(ctx, `SELECT key, value FROM store_meta`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	meta := map[string]string{}
+	for rows.Next() {
+		var key, value string
+		if err := rows.Scan(&key, &value); err != nil {
+			return nil, err
+		}
+		meta[key] = value
+	}
+	return meta, rows.Err()
 }
 
 // schemaVersion is the number of the last migration that was applied.

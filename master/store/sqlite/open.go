@@ -18,8 +18,9 @@ import (
 )
 
 // Open opens the store of a data directory, or makes it. It returns ErrInUse
-// while another process has it open and ErrNewer for a store of a newer
-// version, both before it has written anything.
+// while another process has it open, ErrNewer for a store of a newer version, and
+// ErrHalfMoved or ErrMoved for one that was being moved or has been, all before it
+// has written anything.
 //
 // It waits for readers of other processes that look at an old state, until ctx
 // ends: what they hold back cannot be made durable (P-sync).
@@ -48,9 +49,12 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if err := create(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("create store %s: %w", cfg.Path, err)
 	}
-	version, err := checkVersion(ctx, cfg.Path)
+	version, meta, err := checkVersion(ctx, cfg.Path)
 	if err != nil {
 		return nil, err
+	}
+	if err := store.Movable(meta, Name(cfg.Path)); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", cfg.Path, err)
 	}
 	if err := s.openWriter(ctx, version); err != nil {
 		return nil, err

@@ -292,6 +292,12 @@ func (s *Store) NewestEvent(ctx context.Context) (uint64, error) {
 	return uint64(n), classify(err)
 }
 
+// BrakeReleases is how often a person has let go of the brake.
+func (s *Store) BrakeReleases(ctx context.Context) (n uint64, err error) {
+	err = s.reader.QueryRowContext(ctx, `SELECT last FROM counters WHERE name = 'brake_releases'`).Scan(&n)
+	return n, classify(err)
+}
+
 // Waits returns the wait ledger of a build.
 func (s *Store) Waits(ctx context.Context, id lifecycle.BuildID) ([]store.Wait, error) {
 	rows, err := s.query(ctx, `SELECT `+columns.Wait+` FROM waits WHERE build_id = ? ORDER BY number`, string(id))

@@ -289,6 +289,9 @@ func (t *tx) saveHistory(ctx context.Context, w *store.Writes) error {
 			return fmt.Errorf("request key %q: %w", q.Key, err)
 		}
 	}
+	if _, err := t.count(ctx, "brake_releases", w.BrakeReleases); err != nil {
+		return err
+	}
 	newest, err := t.count(ctx, "events", len(w.Events))
 	if err != nil {
 		return err

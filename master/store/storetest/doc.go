@@ -2,6 +2,7 @@
 // must pass Run. It also has the tools for tests that need a store to fail.
 //
 //	Run      the contract, rule by rule, then random operations against a model
+//	Fill     a store with something in every table
 //	Faulty   a Store whose commits fail before, or after, they were done
 //
 // Each test ends with the invariants (package invariant) and with a comparison

@@ -93,3 +93,19 @@ func testMasters(r *rig) {
 		r.Errorf("events %v, want %v", topics, want)
 	}
 }
+
+// testBrakeReleases: what a person says of the brake at one master all can read.
+func testBrakeReleases(r *rig) {
+	for i, what := range []string{store.BrakeOn, store.BrakeReleased, store.BrakeOff, store.BrakeReleased} {
+		op := &store.NoteBrake{Now: r.tick(), What: what, Who: "ann", Why: "it is the switch", Since: r.now}
+		r.commit(op)
+		r.want(what, op.Err, nil)
+		if n, err := r.s.BrakeReleases(r.ctx); err != nil || n != uint64((i+1)/2) {
+			r.Errorf("%d releases after %s, %v", n, what, err)
+		}
+	}
+	r.reopen()
+	if n, err := r.s.BrakeReleases(r.ctx); err != nil || n != 2 {
+		r.Errorf("%d releases after a restart, %v", n, err)
+	}
+}

@@ -59,6 +59,7 @@ var cases = []struct {
 	{"Evidence", testEvidence},
 	{"EndSessions", testEndSessions},
 	{"Masters", testMasters},
+	{"BrakeReleases", testBrakeReleases},
 
 	{"Recover", testRecover},
 	{"Drain", testDrain},

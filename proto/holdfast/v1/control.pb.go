@@ -1579,6 +1579,244 @@ func (x *GetMasterResponse) GetNotReady() string {
 	return ""
 }
 
+type ListMastersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMastersRequest) Reset() {
+	*x = ListMastersRequest{}
+	mi := &file_holdfast_v1_control_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMastersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMastersRequest) ProtoMessage() {}
+
+func (x *ListMastersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_control_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMastersRequest.ProtoReflect.Descriptor instead.
+func (*ListMastersRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{25}
+}
+
+type ListMastersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Masters by id, which is the order of their starts.
+	Masters       []*Master `protobuf:"bytes,1,rep,name=masters,proto3" json:"masters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMastersResponse) Reset() {
+	*x = ListMastersResponse{}
+	mi := &file_holdfast_v1_control_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMastersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMastersResponse) ProtoMessage() {}
+
+func (x *ListMastersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_control_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMastersResponse.ProtoReflect.Descriptor instead.
+func (*ListMastersResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ListMastersResponse) GetMasters() []*Master {
+	if x != nil {
+		return x.Masters
+	}
+	return nil
+}
+
+// Master as the view v1_masters shows it.
+type Master struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// State: serving, or over.
+	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	// Addrs are told to slaves.
+	Addrs     []string `protobuf:"bytes,3,rep,name=addrs,proto3" json:"addrs,omitempty"`
+	Http      string   `protobuf:"bytes,4,opt,name=http,proto3" json:"http,omitempty"`
+	Host      string   `protobuf:"bytes,5,opt,name=host,proto3" json:"host,omitempty"`
+	Version   string   `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	Features  []string `protobuf:"bytes,7,rep,name=features,proto3" json:"features,omitempty"`
+	StartedUs int64    `protobuf:"varint,8,opt,name=started_us,json=startedUs,proto3" json:"started_us,omitempty"`
+	// Beat_us is when it last said that it could commit, by its own clock; 0: it
+	// is alone on its store, and need not.
+	BeatUs   int64  `protobuf:"varint,9,opt,name=beat_us,json=beatUs,proto3" json:"beat_us,omitempty"`
+	EndedUs  int64  `protobuf:"varint,10,opt,name=ended_us,json=endedUs,proto3" json:"ended_us,omitempty"`
+	EndedWhy string `protobuf:"bytes,11,opt,name=ended_why,json=endedWhy,proto3" json:"ended_why,omitempty"`
+	// Slaves that are connected to it.
+	Slaves uint32 `protobuf:"varint,12,opt,name=slaves,proto3" json:"slaves,omitempty"`
+	// Silent_us is how long its beats have stood still, as seen by the master that
+	// answers; some seconds mean nothing.
+	SilentUs int64 `protobuf:"varint,13,opt,name=silent_us,json=silentUs,proto3" json:"silent_us,omitempty"`
+	// Answers: it is the one that answers.
+	Answers       bool `protobuf:"varint,14,opt,name=answers,proto3" json:"answers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Master) Reset() {
+	*x = Master{}
+	mi := &file_holdfast_v1_control_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Master) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Master) ProtoMessage() {}
+
+func (x *Master) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_control_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Master.ProtoReflect.Descriptor instead.
+func (*Master) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Master) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Master) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Master) GetAddrs() []string {
+	if x != nil {
+		return x.Addrs
+	}
+	return nil
+}
+
+func (x *Master) GetHttp() string {
+	if x != nil {
+		return x.Http
+	}
+	return ""
+}
+
+func (x *Master) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Master) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Master) GetFeatures() []string {
+	if x != nil {
+		return x.Features
+	}
+	return nil
+}
+
+func (x *Master) GetStartedUs() int64 {
+	if x != nil {
+		return x.StartedUs
+	}
+	return 0
+}
+
+func (x *Master) GetBeatUs() int64 {
+	if x != nil {
+		return x.BeatUs
+	}
+	return 0
+}
+
+func (x *Master) GetEndedUs() int64 {
+	if x != nil {
+		return x.EndedUs
+	}
+	return 0
+}
+
+func (x *Master) GetEndedWhy() string {
+	if x != nil {
+		return x.EndedWhy
+	}
+	return ""
+}
+
+func (x *Master) GetSlaves() uint32 {
+	if x != nil {
+		return x.Slaves
+	}
+	return 0
+}
+
+func (x *Master) GetSilentUs() int64 {
+	if x != nil {
+		return x.SilentUs
+	}
+	return 0
+}
+
+func (x *Master) GetAnswers() bool {
+	if x != nil {
+		return x.Answers
+	}
+	return false
+}
+
 // Event is one row of history.
 type Event struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -1599,7 +1837,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[25]
+	mi := &file_holdfast_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1611,7 +1849,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[25]
+	mi := &file_holdfast_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1624,7 +1862,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Event) GetN() uint64 {
@@ -1725,7 +1963,7 @@ type Build struct {
 
 func (x *Build) Reset() {
 	*x = Build{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[26]
+	mi := &file_holdfast_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1737,7 +1975,7 @@ func (x *Build) String() string {
 func (*Build) ProtoMessage() {}
 
 func (x *Build) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[26]
+	mi := &file_holdfast_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1750,7 +1988,7 @@ func (x *Build) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Build.ProtoReflect.Descriptor instead.
 func (*Build) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Build) GetId() string {
@@ -1890,7 +2128,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[27]
+	mi := &file_holdfast_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +2140,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[27]
+	mi := &file_holdfast_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +2153,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Attempt) GetId() string {
@@ -2047,7 +2285,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[28]
+	mi := &file_holdfast_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2059,7 +2297,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[28]
+	mi := &file_holdfast_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2072,7 +2310,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Step) GetId() string {
@@ -2214,14 +2452,20 @@ type Slave struct {
 	Flaps uint32 `protobuf:"varint,25,opt,name=flaps,proto3" json:"flaps,omitempty"`
 	// Round_trip_us of its connection as the slave's kernel measures it; 0: not
 	// known.
-	RoundTripUs   int64 `protobuf:"varint,26,opt,name=round_trip_us,json=roundTripUs,proto3" json:"round_trip_us,omitempty"`
+	RoundTripUs int64 `protobuf:"varint,26,opt,name=round_trip_us,json=roundTripUs,proto3" json:"round_trip_us,omitempty"`
+	// Master is the id of the one that it is, or was last, connected to.
+	Master string `protobuf:"bytes,27,opt,name=master,proto3" json:"master,omitempty"`
+	// Elsewhere is an address of that master, if it is connected, and to another
+	// than the one that answers: then accepting, the backlog, the clock and the
+	// round trip are not known here. Empty: it is not so.
+	Elsewhere     string `protobuf:"bytes,28,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Slave) Reset() {
 	*x = Slave{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[29]
+	mi := &file_holdfast_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2233,7 +2477,7 @@ func (x *Slave) String() string {
 func (*Slave) ProtoMessage() {}
 
 func (x *Slave) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[29]
+	mi := &file_holdfast_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2246,7 +2490,7 @@ func (x *Slave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slave.ProtoReflect.Descriptor instead.
 func (*Slave) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Slave) GetName() string {
@@ -2431,6 +2675,20 @@ func (x *Slave) GetRoundTripUs() int64 {
 	return 0
 }
 
+func (x *Slave) GetMaster() string {
+	if x != nil {
+		return x.Master
+	}
+	return ""
+}
+
+func (x *Slave) GetElsewhere() string {
+	if x != nil {
+		return x.Elsewhere
+	}
+	return ""
+}
+
 type WatchResponse_Opened struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Newest        uint64                 `protobuf:"varint,1,opt,name=newest,proto3" json:"newest,omitempty"`
@@ -2441,7 +2699,7 @@ type WatchResponse_Opened struct {
 
 func (x *WatchResponse_Opened) Reset() {
 	*x = WatchResponse_Opened{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[30]
+	mi := &file_holdfast_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2453,7 +2711,7 @@ func (x *WatchResponse_Opened) String() string {
 func (*WatchResponse_Opened) ProtoMessage() {}
 
 func (x *WatchResponse_Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[30]
+	mi := &file_holdfast_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2493,7 +2751,7 @@ type WatchResponse_Missed struct {
 
 func (x *WatchResponse_Missed) Reset() {
 	*x = WatchResponse_Missed{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[31]
+	mi := &file_holdfast_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2505,7 +2763,7 @@ func (x *WatchResponse_Missed) String() string {
 func (*WatchResponse_Missed) ProtoMessage() {}
 
 func (x *WatchResponse_Missed) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[31]
+	mi := &file_holdfast_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2649,7 +2907,27 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"started_us\x18\x04 \x01(\x03R\tstartedUs\x12\x14\n" +
 	"\x05ready\x18\x05 \x01(\bR\x05ready\x12\x1b\n" +
-	"\tnot_ready\x18\x06 \x01(\tR\bnotReady\"\xe1\x01\n" +
+	"\tnot_ready\x18\x06 \x01(\tR\bnotReady\"\x14\n" +
+	"\x12ListMastersRequest\"D\n" +
+	"\x13ListMastersResponse\x12-\n" +
+	"\amasters\x18\x01 \x03(\v2\x13.holdfast.v1.MasterR\amasters\"\xe1\x02\n" +
+	"\x06Master\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +
+	"\x05addrs\x18\x03 \x03(\tR\x05addrs\x12\x12\n" +
+	"\x04http\x18\x04 \x01(\tR\x04http\x12\x12\n" +
+	"\x04host\x18\x05 \x01(\tR\x04host\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x12\x1a\n" +
+	"\bfeatures\x18\a \x03(\tR\bfeatures\x12\x1d\n" +
+	"\n" +
+	"started_us\x18\b \x01(\x03R\tstartedUs\x12\x17\n" +
+	"\abeat_us\x18\t \x01(\x03R\x06beatUs\x12\x19\n" +
+	"\bended_us\x18\n" +
+	" \x01(\x03R\aendedUs\x12\x1b\n" +
+	"\tended_why\x18\v \x01(\tR\bendedWhy\x12\x16\n" +
+	"\x06slaves\x18\f \x01(\rR\x06slaves\x12\x1b\n" +
+	"\tsilent_us\x18\r \x01(\x03R\bsilentUs\x12\x18\n" +
+	"\aanswers\x18\x0e \x01(\bR\aanswers\"\xe1\x01\n" +
 	"\x05Event\x12\f\n" +
 	"\x01n\x18\x01 \x01(\x04R\x01n\x12\x13\n" +
 	"\x05at_us\x18\x02 \x01(\x03R\x04atUs\x12\x14\n" +
@@ -2729,7 +3007,7 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\tlog_bytes\x18\x0e \x01(\x03R\blogBytes\x12\x17\n" +
 	"\alog_crc\x18\x0f \x01(\aR\x06logCrcB\f\n" +
 	"\n" +
-	"_exit_code\"\xd3\a\n" +
+	"_exit_code\"\x89\b\n" +
 	"\x05Slave\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x14\n" +
@@ -2761,13 +3039,15 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\vrefused_why\x18\x18 \x01(\tR\n" +
 	"refusedWhy\x12\x14\n" +
 	"\x05flaps\x18\x19 \x01(\rR\x05flaps\x12\"\n" +
-	"\rround_trip_us\x18\x1a \x01(\x03R\vroundTripUs\x1a9\n" +
+	"\rround_trip_us\x18\x1a \x01(\x03R\vroundTripUs\x12\x16\n" +
+	"\x06master\x18\x1b \x01(\tR\x06master\x12\x1c\n" +
+	"\telsewhere\x18\x1c \x01(\tR\telsewhere\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a7\n" +
 	"\tHostEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xc5\a\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\x97\b\n" +
 	"\x0eControlService\x12P\n" +
 	"\vSubmitBuild\x12\x1f.holdfast.v1.SubmitBuildRequest\x1a .holdfast.v1.SubmitBuildResponse\x12G\n" +
 	"\bGetBuild\x12\x1c.holdfast.v1.GetBuildRequest\x1a\x1d.holdfast.v1.GetBuildResponse\x12M\n" +
@@ -2782,7 +3062,8 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\fReleaseBrake\x12 .holdfast.v1.ReleaseBrakeRequest\x1a!.holdfast.v1.ReleaseBrakeResponse\x12F\n" +
 	"\aReadLog\x12\x1b.holdfast.v1.ReadLogRequest\x1a\x1c.holdfast.v1.ReadLogResponse0\x01\x12@\n" +
 	"\x05Watch\x12\x19.holdfast.v1.WatchRequest\x1a\x1a.holdfast.v1.WatchResponse0\x01\x12J\n" +
-	"\tGetMaster\x12\x1d.holdfast.v1.GetMasterRequest\x1a\x1e.holdfast.v1.GetMasterResponseB'Z%holdfast/proto/holdfast/v1;holdfastv1b\x06proto3"
+	"\tGetMaster\x12\x1d.holdfast.v1.GetMasterRequest\x1a\x1e.holdfast.v1.GetMasterResponse\x12P\n" +
+	"\vListMasters\x12\x1f.holdfast.v1.ListMastersRequest\x1a .holdfast.v1.ListMastersResponseB'Z%holdfast/proto/holdfast/v1;holdfastv1b\x06proto3"
 
 var (
 	file_holdfast_v1_control_proto_rawDescOnce sync.Once
@@ -2797,7 +3078,7 @@ func file_holdfast_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_holdfast_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_holdfast_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_holdfast_v1_control_proto_goTypes = []any{
 	(ChangeSlaveRequest_Change)(0), // 0: holdfast.v1.ChangeSlaveRequest.Change
 	(*SubmitBuildRequest)(nil),     // 1: holdfast.v1.SubmitBuildRequest
@@ -2825,61 +3106,67 @@ var file_holdfast_v1_control_proto_goTypes = []any{
 	(*WatchResponse)(nil),          // 23: holdfast.v1.WatchResponse
 	(*GetMasterRequest)(nil),       // 24: holdfast.v1.GetMasterRequest
 	(*GetMasterResponse)(nil),      // 25: holdfast.v1.GetMasterResponse
-	(*Event)(nil),                  // 26: holdfast.v1.Event
-	(*Build)(nil),                  // 27: holdfast.v1.Build
-	(*Attempt)(nil),                // 28: holdfast.v1.Attempt
-	(*Step)(nil),                   // 29: holdfast.v1.Step
-	(*Slave)(nil),                  // 30: holdfast.v1.Slave
-	(*WatchResponse_Opened)(nil),   // 31: holdfast.v1.WatchResponse.Opened
-	(*WatchResponse_Missed)(nil),   // 32: holdfast.v1.WatchResponse.Missed
-	nil,                            // 33: holdfast.v1.Slave.LabelsEntry
-	nil,                            // 34: holdfast.v1.Slave.HostEntry
-	(*BuildSpec)(nil),              // 35: holdfast.v1.BuildSpec
+	(*ListMastersRequest)(nil),     // 26: holdfast.v1.ListMastersRequest
+	(*ListMastersResponse)(nil),    // 27: holdfast.v1.ListMastersResponse
+	(*Master)(nil),                 // 28: holdfast.v1.Master
+	(*Event)(nil),                  // 29: holdfast.v1.Event
+	(*Build)(nil),                  // 30: holdfast.v1.Build
+	(*Attempt)(nil),                // 31: holdfast.v1.Attempt
+	(*Step)(nil),                   // 32: holdfast.v1.Step
+	(*Slave)(nil),                  // 33: holdfast.v1.Slave
+	(*WatchResponse_Opened)(nil),   // 34: holdfast.v1.WatchResponse.Opened
+	(*WatchResponse_Missed)(nil),   // 35: holdfast.v1.WatchResponse.Missed
+	nil,                            // 36: holdfast.v1.Slave.LabelsEntry
+	nil,                            // 37: holdfast.v1.Slave.HostEntry
+	(*BuildSpec)(nil),              // 38: holdfast.v1.BuildSpec
 }
 var file_holdfast_v1_control_proto_depIdxs = []int32{
-	35, // 0: holdfast.v1.SubmitBuildRequest.spec:type_name -> holdfast.v1.BuildSpec
-	27, // 1: holdfast.v1.GetBuildResponse.build:type_name -> holdfast.v1.Build
-	27, // 2: holdfast.v1.ListBuildsResponse.builds:type_name -> holdfast.v1.Build
-	30, // 3: holdfast.v1.ListSlavesResponse.slaves:type_name -> holdfast.v1.Slave
+	38, // 0: holdfast.v1.SubmitBuildRequest.spec:type_name -> holdfast.v1.BuildSpec
+	30, // 1: holdfast.v1.GetBuildResponse.build:type_name -> holdfast.v1.Build
+	30, // 2: holdfast.v1.ListBuildsResponse.builds:type_name -> holdfast.v1.Build
+	33, // 3: holdfast.v1.ListSlavesResponse.slaves:type_name -> holdfast.v1.Slave
 	15, // 4: holdfast.v1.ListSlavesResponse.brake:type_name -> holdfast.v1.Brake
 	0,  // 5: holdfast.v1.ChangeSlaveRequest.change:type_name -> holdfast.v1.ChangeSlaveRequest.Change
-	31, // 6: holdfast.v1.WatchResponse.opened:type_name -> holdfast.v1.WatchResponse.Opened
-	26, // 7: holdfast.v1.WatchResponse.event:type_name -> holdfast.v1.Event
-	32, // 8: holdfast.v1.WatchResponse.missed:type_name -> holdfast.v1.WatchResponse.Missed
-	35, // 9: holdfast.v1.Build.spec:type_name -> holdfast.v1.BuildSpec
-	28, // 10: holdfast.v1.Build.attempts:type_name -> holdfast.v1.Attempt
-	29, // 11: holdfast.v1.Attempt.steps:type_name -> holdfast.v1.Step
-	33, // 12: holdfast.v1.Slave.labels:type_name -> holdfast.v1.Slave.LabelsEntry
-	34, // 13: holdfast.v1.Slave.host:type_name -> holdfast.v1.Slave.HostEntry
-	1,  // 14: holdfast.v1.ControlService.SubmitBuild:input_type -> holdfast.v1.SubmitBuildRequest
-	3,  // 15: holdfast.v1.ControlService.GetBuild:input_type -> holdfast.v1.GetBuildRequest
-	5,  // 16: holdfast.v1.ControlService.ListBuilds:input_type -> holdfast.v1.ListBuildsRequest
-	7,  // 17: holdfast.v1.ControlService.CancelBuild:input_type -> holdfast.v1.CancelBuildRequest
-	9,  // 18: holdfast.v1.ControlService.UnshelveBuild:input_type -> holdfast.v1.UnshelveBuildRequest
-	11, // 19: holdfast.v1.ControlService.ExplainBuild:input_type -> holdfast.v1.ExplainBuildRequest
-	13, // 20: holdfast.v1.ControlService.ListSlaves:input_type -> holdfast.v1.ListSlavesRequest
-	16, // 21: holdfast.v1.ControlService.ChangeSlave:input_type -> holdfast.v1.ChangeSlaveRequest
-	18, // 22: holdfast.v1.ControlService.ReleaseBrake:input_type -> holdfast.v1.ReleaseBrakeRequest
-	20, // 23: holdfast.v1.ControlService.ReadLog:input_type -> holdfast.v1.ReadLogRequest
-	22, // 24: holdfast.v1.ControlService.Watch:input_type -> holdfast.v1.WatchRequest
-	24, // 25: holdfast.v1.ControlService.GetMaster:input_type -> holdfast.v1.GetMasterRequest
-	2,  // 26: holdfast.v1.ControlService.SubmitBuild:output_type -> holdfast.v1.SubmitBuildResponse
-	4,  // 27: holdfast.v1.ControlService.GetBuild:output_type -> holdfast.v1.GetBuildResponse
-	6,  // 28: holdfast.v1.ControlService.ListBuilds:output_type -> holdfast.v1.ListBuildsResponse
-	8,  // 29: holdfast.v1.ControlService.CancelBuild:output_type -> holdfast.v1.CancelBuildResponse
-	10, // 30: holdfast.v1.ControlService.UnshelveBuild:output_type -> holdfast.v1.UnshelveBuildResponse
-	12, // 31: holdfast.v1.ControlService.ExplainBuild:output_type -> holdfast.v1.ExplainBuildResponse
-	14, // 32: holdfast.v1.ControlService.ListSlaves:output_type -> holdfast.v1.ListSlavesResponse
-	17, // 33: holdfast.v1.ControlService.ChangeSlave:output_type -> holdfast.v1.ChangeSlaveResponse
-	19, // 34: holdfast.v1.ControlService.ReleaseBrake:output_type -> holdfast.v1.ReleaseBrakeResponse
-	21, // 35: holdfast.v1.ControlService.ReadLog:output_type -> holdfast.v1.ReadLogResponse
-	23, // 36: holdfast.v1.ControlService.Watch:output_type -> holdfast.v1.WatchResponse
-	25, // 37: holdfast.v1.ControlService.GetMaster:output_type -> holdfast.v1.GetMasterResponse
-	26, // [26:38] is the sub-list for method output_type
-	14, // [14:26] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	34, // 6: holdfast.v1.WatchResponse.opened:type_name -> holdfast.v1.WatchResponse.Opened
+	29, // 7: holdfast.v1.WatchResponse.event:type_name -> holdfast.v1.Event
+	35, // 8: holdfast.v1.WatchResponse.missed:type_name -> holdfast.v1.WatchResponse.Missed
+	28, // 9: holdfast.v1.ListMastersResponse.masters:type_name -> holdfast.v1.Master
+	38, // 10: holdfast.v1.Build.spec:type_name -> holdfast.v1.BuildSpec
+	31, // 11: holdfast.v1.Build.attempts:type_name -> holdfast.v1.Attempt
+	32, // 12: holdfast.v1.Attempt.steps:type_name -> holdfast.v1.Step
+	36, // 13: holdfast.v1.Slave.labels:type_name -> holdfast.v1.Slave.LabelsEntry
+	37, // 14: holdfast.v1.Slave.host:type_name -> holdfast.v1.Slave.HostEntry
+	1,  // 15: holdfast.v1.ControlService.SubmitBuild:input_type -> holdfast.v1.SubmitBuildRequest
+	3,  // 16: holdfast.v1.ControlService.GetBuild:input_type -> holdfast.v1.GetBuildRequest
+	5,  // 17: holdfast.v1.ControlService.ListBuilds:input_type -> holdfast.v1.ListBuildsRequest
+	7,  // 18: holdfast.v1.ControlService.CancelBuild:input_type -> holdfast.v1.CancelBuildRequest
+	9,  // 19: holdfast.v1.ControlService.UnshelveBuild:input_type -> holdfast.v1.UnshelveBuildRequest
+	11, // 20: holdfast.v1.ControlService.ExplainBuild:input_type -> holdfast.v1.ExplainBuildRequest
+	13, // 21: holdfast.v1.ControlService.ListSlaves:input_type -> holdfast.v1.ListSlavesRequest
+	16, // 22: holdfast.v1.ControlService.ChangeSlave:input_type -> holdfast.v1.ChangeSlaveRequest
+	18, // 23: holdfast.v1.ControlService.ReleaseBrake:input_type -> holdfast.v1.ReleaseBrakeRequest
+	20, // 24: holdfast.v1.ControlService.ReadLog:input_type -> holdfast.v1.ReadLogRequest
+	22, // 25: holdfast.v1.ControlService.Watch:input_type -> holdfast.v1.WatchRequest
+	24, // 26: holdfast.v1.ControlService.GetMaster:input_type -> holdfast.v1.GetMasterRequest
+	26, // 27: holdfast.v1.ControlService.ListMasters:input_type -> holdfast.v1.ListMastersRequest
+	2,  // 28: holdfast.v1.ControlService.SubmitBuild:output_type -> holdfast.v1.SubmitBuildResponse
+	4,  // 29: holdfast.v1.ControlService.GetBuild:output_type -> holdfast.v1.GetBuildResponse
+	6,  // 30: holdfast.v1.ControlService.ListBuilds:output_type -> holdfast.v1.ListBuildsResponse
+	8,  // 31: holdfast.v1.ControlService.CancelBuild:output_type -> holdfast.v1.CancelBuildResponse
+	10, // 32: holdfast.v1.ControlService.UnshelveBuild:output_type -> holdfast.v1.UnshelveBuildResponse
+	12, // 33: holdfast.v1.ControlService.ExplainBuild:output_type -> holdfast.v1.ExplainBuildResponse
+	14, // 34: holdfast.v1.ControlService.ListSlaves:output_type -> holdfast.v1.ListSlavesResponse
+	17, // 35: holdfast.v1.ControlService.ChangeSlave:output_type -> holdfast.v1.ChangeSlaveResponse
+	19, // 36: holdfast.v1.ControlService.ReleaseBrake:output_type -> holdfast.v1.ReleaseBrakeResponse
+	21, // 37: holdfast.v1.ControlService.ReadLog:output_type -> holdfast.v1.ReadLogResponse
+	23, // 38: holdfast.v1.ControlService.Watch:output_type -> holdfast.v1.WatchResponse
+	25, // 39: holdfast.v1.ControlService.GetMaster:output_type -> holdfast.v1.GetMasterResponse
+	27, // 40: holdfast.v1.ControlService.ListMasters:output_type -> holdfast.v1.ListMastersResponse
+	28, // [28:41] is the sub-list for method output_type
+	15, // [15:28] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_control_proto_init() }
@@ -2893,14 +3180,14 @@ func file_holdfast_v1_control_proto_init() {
 		(*WatchResponse_Event)(nil),
 		(*WatchResponse_Missed_)(nil),
 	}
-	file_holdfast_v1_control_proto_msgTypes[28].OneofWrappers = []any{}
+	file_holdfast_v1_control_proto_msgTypes[31].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_control_proto_rawDesc), len(file_holdfast_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   34,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

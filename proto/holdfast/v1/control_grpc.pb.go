@@ -31,6 +31,7 @@ const (
 	ControlService_ReadLog_FullMethodName       = "/holdfast.v1.ControlService/ReadLog"
 	ControlService_Watch_FullMethodName         = "/holdfast.v1.ControlService/Watch"
 	ControlService_GetMaster_FullMethodName     = "/holdfast.v1.ControlService/GetMaster"
+	ControlService_ListMasters_FullMethodName   = "/holdfast.v1.ControlService/ListMasters"
 )
 
 // ControlServiceClient is the client API for ControlService service.
@@ -88,6 +89,10 @@ type ControlServiceClient interface {
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	// GetMaster says who answers.
 	GetMaster(ctx context.Context, in *GetMasterRequest, opts ...grpc.CallOption) (*GetMasterResponse, error)
+	// ListMasters returns the masters of the store: those that serve, and those
+	// that ended within the last 24 hours. A master alone on its store lists
+	// itself.
+	ListMasters(ctx context.Context, in *ListMastersRequest, opts ...grpc.CallOption) (*ListMastersResponse, error)
 }
 
 type controlServiceClient struct {
@@ -236,6 +241,16 @@ func (c *controlServiceClient) GetMaster(ctx context.Context, in *GetMasterReque
 	return out, nil
 }
 
+func (c *controlServiceClient) ListMasters(ctx context.Context, in *ListMastersRequest, opts ...grpc.CallOption) (*ListMastersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListMastersResponse)
+	err := c.cc.Invoke(ctx, ControlService_ListMasters_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ControlServiceServer is the server API for ControlService service.
 // All implementations must embed UnimplementedControlServiceServer
 // for forward compatibility.
@@ -291,6 +306,10 @@ type ControlServiceServer interface {
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	// GetMaster says who answers.
 	GetMaster(context.Context, *GetMasterRequest) (*GetMasterResponse, error)
+	// ListMasters returns the masters of the store: those that serve, and those
+	// that ended within the last 24 hours. A master alone on its store lists
+	// itself.
+	ListMasters(context.Context, *ListMastersRequest) (*ListMastersResponse, error)
 	mustEmbedUnimplementedControlServiceServer()
 }
 
@@ -336,6 +355,9 @@ func (UnimplementedControlServiceServer) Watch(*WatchRequest, grpc.ServerStreami
 }
 func (UnimplementedControlServiceServer) GetMaster(context.Context, *GetMasterRequest) (*GetMasterResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetMaster not implemented")
+}
+func (UnimplementedControlServiceServer) ListMasters(context.Context, *ListMastersRequest) (*ListMastersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListMasters not implemented")
 }
 func (UnimplementedControlServiceServer) mustEmbedUnimplementedControlServiceServer() {}
 func (UnimplementedControlServiceServer) testEmbeddedByValue()                        {}
@@ -560,6 +582,24 @@ func _ControlService_GetMaster_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ControlService_ListMasters_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListMastersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).ListMasters(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_ListMasters_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).ListMasters(ctx, req.(*ListMastersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ControlService_ServiceDesc is the grpc.ServiceDesc for ControlService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -606,6 +646,10 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetMaster",
 			Handler:    _ControlService_GetMaster_Handler,
+		},
+		{
+			MethodName: "ListMasters",
+			Handler:    _ControlService_ListMasters_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

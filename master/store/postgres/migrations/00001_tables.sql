@@ -19,7 +19,7 @@ CREATE TABLE counters (
     name TEXT COLLATE "C" NOT NULL PRIMARY KEY,
     last BIGINT NOT NULL
 );
-INSERT INTO counters (name, last) VALUES ('builds', 0), ('events', 0);
+INSERT INTO counters (name, last) VALUES ('builds', 0), ('events', 0), ('brake_releases', 0);
 
 -- Masters that have used the store. Each counts its beats while it can commit; one
 -- whose count stands still is declared over by another.

@@ -3,6 +3,9 @@
 
 -- +goose Up
 
+-- How often a person has let go of the mass-silence brake: every master's watch hears of it.
+INSERT INTO counters (name, last) VALUES ('brake_releases', 0);
+
 CREATE TABLE masters (
     id         TEXT     NOT NULL PRIMARY KEY,
     addrs      TEXT     NOT NULL, -- told to slaves

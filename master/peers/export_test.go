@@ -1,0 +1,4 @@
+package peers
+
+// Surplus is for its test.
+var Surplus = surplus
