@@ -38,14 +38,14 @@ func (s *countedStore) Waiting(ctx context.Context, f store.WaitingFilter) ([]st
 // fill queues n builds like another in the store itself.
 func fill(r *mastertest.Rig, n int, like string, requires map[string]string) {
 	r.Helper()
-	spec, err := r.Store.Spec(r.Context(), lifecycle.BuildID(like))
+	specs, err := r.Store.Specs(r.Context(), lifecycle.BuildID(like))
 	if err != nil {
 		r.Fatal(err)
 	}
 	var ops []store.Op
 	for i := range n {
 		ops = append(ops, &store.Submit{Now: time.Now(), Build: lifecycle.Build{
-			ID: lifecycle.BuildID(ulid.Make().String()), Name: fmt.Sprint("n", i), Spec: spec,
+			ID: lifecycle.BuildID(ulid.Make().String()), Name: fmt.Sprint("n", i), Spec: specs[lifecycle.BuildID(like)],
 			Policy: lifecycle.Policy{Retry: retry.DefaultPolicy(), Requires: requires},
 		}})
 	}
