@@ -20,7 +20,7 @@ import (
 type planStore struct {
 	store.Store
 	builds []lifecycle.Build
-	specs  map[lifecycle.BuildID]error // that cannot be read
+	specs  map[lifecycle.BuildID]error // reads that fail, by their first build
 	text   map[lifecycle.BuildID][]byte
 }
 
@@ -39,8 +39,8 @@ func (s *planStore) NextReady(context.Context, time.Time) (time.Time, error) {
 func (s *planStore) Waiting(context.Context, store.WaitingFilter) ([]store.Waiting, error) {
 	return nil, nil
 }
-func (s *planStore) Spec(_ context.Context, id lifecycle.BuildID) ([]byte, error) {
-	return s.text[id], s.specs[id]
+func (s *planStore) Specs(_ context.Context, ids ...lifecycle.BuildID) (map[lifecycle.BuildID][]byte, error) {
+	return s.text, s.specs[ids[0]]
 }
 
 // outcomes answers each commit of assignments.
@@ -79,7 +79,7 @@ func TestPlansAskNobody(t *testing.T) {
 		gone    []lifecycle.BuildID
 	}{
 		{name: "all is well", asked: []lifecycle.BuildID{"1", "2"}},
-		{name: "a spec cannot be read", specs: map[lifecycle.BuildID]error{"2": oops}, err: true},
+		{name: "specs cannot be read", specs: map[lifecycle.BuildID]error{"1": oops}, err: true},
 		{name: "a broken build, and the store fails in the plan that follows", broken: "1",
 			specs: map[lifecycle.BuildID]error{"2": oops}, err: true},
 		{name: "a broken build, the plan is made again", broken: "2", asked: []lifecycle.BuildID{"1"}, gone: []lifecycle.BuildID{"2"}},

@@ -34,6 +34,9 @@ const (
 	// rowsAtOnce is about how many rows (an attempt, and each of its steps) the
 	// assignments of one transaction make; a round may have thousands.
 	rowsAtOnce = 1000
+	// specsAtOnce is how many specs, of up to 1 MiB each, are in memory at once. Each
+	// read is a round trip to the store, while slots are free.
+	specsAtOnce = 32
 	// longestPause bounds the rest after a round; see Run.
 	longestPause = time.Second
 )
@@ -318,19 +321,25 @@ type offer struct {
 func (d *Dispatcher) offers(ctx context.Context, now time.Time, planned []assignment, builds map[lifecycle.BuildID]*lifecycle.Build) ([]offer, bool, error) {
 	ok := true
 	offers := make([]offer, 0, len(planned))
-	for _, a := range planned {
-		text, err := d.cfg.Store.Spec(ctx, a.build)
+	for part := range slices.Chunk(planned, specsAtOnce) {
+		ids := make([]lifecycle.BuildID, len(part))
+		for i, a := range part {
+			ids[i] = a.build
+		}
+		specs, err := d.cfg.Store.Specs(ctx, ids...)
 		if err != nil {
 			return nil, false, err
 		}
-		b := builds[a.build]
-		op, err := d.assign(now, b, text, a.slave)
-		if err != nil {
-			d.setBroken(a.build, err)
-			ok = false
-			continue
+		for _, a := range part {
+			b := builds[a.build]
+			op, err := d.assign(now, b, specs[a.build], a.slave)
+			if err != nil {
+				d.setBroken(a.build, err)
+				ok = false
+				continue
+			}
+			offers = append(offers, offer{Assign: op, asks: d.asked.ask(now, b, a.slave)})
 		}
-		offers = append(offers, offer{Assign: op, asks: d.asked.ask(now, b, a.slave)})
 	}
 	return offers, ok, nil
 }

@@ -105,9 +105,11 @@ func (d *Dispatcher) noteOthers(ctx context.Context, now time.Time, groups []*gr
 		}
 		return "" // queued since; it has left a hint
 	}
-	fresh := store.WaitingFilter{Causes: []lifecycle.WaitCause{lifecycle.WaitDispatch, lifecycle.WaitBackoff}, Ready: now}
-	if more, err := d.noteAll(ctx, now, fresh, looked, cause); more || err != nil {
-		return more, err
+	for _, f := range freshOf(groups) {
+		f.Causes, f.Ready = []lifecycle.WaitCause{lifecycle.WaitDispatch, lifecycle.WaitBackoff}, now
+		if more, err := d.noteAll(ctx, now, f, looked, cause); more || err != nil {
+			return more, err
+		}
 	}
 	for _, g := range groups {
 		said := g.cause
@@ -120,10 +122,8 @@ func (d *Dispatcher) noteOthers(ctx context.Context, now time.Time, groups []*gr
 			}
 			continue
 		}
-		others := store.WaitingFilter{Requires: g.requires, Ready: now}
-		if others.Requires == nil {
-			others.Requires = map[string]string{}
-		}
+		others := g.filter()
+		others.Ready = now
 		for _, c := range []lifecycle.WaitCause{lifecycle.WaitNoSlave, lifecycle.WaitAway, lifecycle.WaitBusy, lifecycle.WaitUnready} {
 			if c != g.cause && (!g.perhaps || less(c)) {
 				others.Causes = append(others.Causes, c)
@@ -136,6 +136,34 @@ func (d *Dispatcher) noteOthers(ctx context.Context, now time.Time, groups []*gr
 	}
 	maps.DeleteFunc(d.noted, func(key string, _ lifecycle.WaitCause) bool { return byKey[key] == nil })
 	return false, nil
+}
+
+// freshOf says whose builds to look through for those that nobody has told yet: all
+// at once, unless there is a group of which another master knows better. Its builds
+// are left as they are, any number of them, and would be read again and again.
+func freshOf(groups []*group) []store.WaitingFilter {
+	if !slices.ContainsFunc(groups, (*group).leftToOthers) {
+		return []store.WaitingFilter{{}}
+	}
+	var filters []store.WaitingFilter
+	for _, g := range groups {
+		if !g.leftToOthers() {
+			filters = append(filters, g.filter())
+		}
+	}
+	return filters
+}
+
+// leftToOthers reports whether only slaves of other masters can take the group. One
+// without a cause for which there is room here was looked at as a whole.
+func (g *group) leftToOthers() bool { return g.cause == "" && !g.room }
+
+// filter is for the builds of the group.
+func (g *group) filter() store.WaitingFilter {
+	if g.requires == nil {
+		return store.WaitingFilter{Requires: map[string]string{}}
+	}
+	return store.WaitingFilter{Requires: g.requires}
 }
 
 // noteAll notes a cause for all that wait as f says, but for those that were

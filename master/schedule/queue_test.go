@@ -38,14 +38,14 @@ func (s *countedStore) Waiting(ctx context.Context, f store.WaitingFilter) ([]st
 // fill queues n builds like another in the store itself.
 func fill(r *mastertest.Rig, n int, like string, requires map[string]string) {
 	r.Helper()
-	spec, err := r.Store.Spec(r.Context(), lifecycle.BuildID(like))
+	specs, err := r.Store.Specs(r.Context(), lifecycle.BuildID(like))
 	if err != nil {
 		r.Fatal(err)
 	}
 	var ops []store.Op
 	for i := range n {
 		ops = append(ops, &store.Submit{Now: time.Now(), Build: lifecycle.Build{
-			ID: lifecycle.BuildID(ulid.Make().String()), Name: fmt.Sprint("n", i), Spec: spec,
+			ID: lifecycle.BuildID(ulid.Make().String()), Name: fmt.Sprint("n", i), Spec: specs[lifecycle.BuildID(like)],
 			Policy: lifecycle.Policy{Retry: retry.DefaultPolicy(), Requires: requires},
 		}})
 	}
@@ -125,5 +125,30 @@ func TestRefusedBuildsHideNobody(t *testing.T) {
 	}
 	if asked < refusals {
 		t.Errorf("the last comes after %d of %d", asked, refusals)
+	}
+}
+
+// Builds that only slaves of another master can take are that one's to speak of. Here
+// they are not even read, however many they are (P-bounded).
+func TestBuildsForSlavesElsewhereCostNothing(t *testing.T) {
+	const many = 2000
+	var counted *countedStore
+	r := mastertest.Start(t, func(c *master.Config) {
+		counted = &countedStore{Store: c.Store}
+		c.Store = counted
+	})
+	elsewhere := &store.Connect{Now: time.Now(), Master: "another", Slave: store.Slave{
+		Instance: "elsewhere", Name: "elsewhere", Slots: 2, Labels: map[string]string{"pool": "there"},
+	}}
+	if err := r.Store.Commit(r.Context(), elsewhere); err != nil || elsewhere.Err != nil {
+		t.Fatal(err, elsewhere.Err)
+	}
+	like := r.Submit(1)
+	fill(r, many, like, map[string]string{"pool": "there"})
+	counted.rows.Store(0)
+	nobodys := r.Submit(1, func(s *holdfastv1.BuildSpec) { s.Requires = map[string]string{"pool": "nowhere"} })
+	r.UntilBuild(nobodys, "told", func(rec *lifecycle.Record) bool { return rec.Build.Wait == lifecycle.WaitNoSlave })
+	if n := counted.rows.Load(); n > 100 {
+		t.Errorf("%d rows of the queue were read", n)
 	}
 }

@@ -39,8 +39,9 @@ type Store interface {
 	// NextReady returns when the first back-off ends that ends after a time;
 	// zero: none does.
 	NextReady(ctx context.Context, after time.Time) (time.Time, error)
-	// Spec returns the spec of a build, or ErrNotFound.
-	Spec(ctx context.Context, id lifecycle.BuildID) ([]byte, error)
+	// Specs returns the specs of builds; of one that does not exist there is none.
+	// Each may have 1 MiB (P-limits): the caller asks for few at once.
+	Specs(ctx context.Context, ids ...lifecycle.BuildID) (map[lifecycle.BuildID][]byte, error)
 	// Slaves returns all slaves, by name, with the slots they occupy.
 	Slaves(ctx context.Context) ([]Slave, error)
 	// Flaps returns how often each slave has gone away since, by name.

@@ -18,12 +18,14 @@ import (
 // fact is from the moment the agent has seen it on disk, so that it includes the
 // journal's transaction; sent is from the moment the journaled update goes out.
 // Both end when the slave has taken the ACK.
-func BenchmarkAck(b *testing.B) {
+func BenchmarkAck(b *testing.B) { onStores(b, benchmarkAck) }
+
+func benchmarkAck(b *testing.B, open openFunc) {
 	const steps = 20
 	trip := &trip{done: make(chan struct{}, 1)}
 	launched := make(chan struct{}, 1)
 	var fake *fakeRunners
-	f := newFarm(b, 1, func(_ *farm, cfg *slave.Config) {
+	f := newFarm(b, open, 1, func(_ *farm, cfg *slave.Config) {
 		fake = newFakeRunners(b, launched, func(a *fakeAttempt) bool {
 			trip.look(func() { a.tellNext() })
 			return false

@@ -24,16 +24,16 @@ type round struct {
 
 // deliver repeats the round and reports rates from that moment until the last
 // commit. What is ACKed after it, less than a window, is not waited for.
-func (r round) deliver(b *testing.B) (sum counts, ours, busy time.Duration) {
+func (r round) deliver(b *testing.B, open openFunc) (sum counts, ours, busy time.Duration) {
 	total := r.slaves * r.slots
 	launched := make(chan struct{}, total)
-	f := newFarm(b, r.slaves, func(f *farm, cfg *slave.Config) {
+	f := newFarm(b, open, r.slaves, func(f *farm, cfg *slave.Config) {
 		fake := newFakeRunners(b, launched, r.reveal)
 		f.fakes = append(f.fakes, fake)
 		cfg.Runners, cfg.Slots = fake, r.slots
 	})
 	raw := newDisk(b)
-	var plain time.Duration
+	var plain, copied time.Duration
 	for b.Loop() {
 		b.StopTimer()
 		before := f.ledger.now()
@@ -53,7 +53,7 @@ func (r round) deliver(b *testing.B) (sum counts, ours, busy time.Duration) {
 				b.Fatal("not all attempts are launched")
 			}
 		}
-		began := f.ledger.now()
+		began, mark := f.ledger.now(), f.ledger.groupsSoFar()
 		all = f.ledger.reach(func(c counts) bool {
 			d := c.minus(began)
 			return d.updates >= r.updates*int64(total) && d.logBytes >= r.logBytes*int64(total)
@@ -74,10 +74,14 @@ func (r round) deliver(b *testing.B) (sum counts, ours, busy time.Duration) {
 		d := f.ledger.now().minus(began)
 		sum.updates, sum.updateBytes = sum.updates+d.updates, sum.updateBytes+d.updateBytes
 		sum.logBytes, sum.stored, sum.commits = sum.logBytes+d.logBytes, sum.stored+d.stored, sum.commits+d.commits
+		copied += f.copyAgain(mark)
 		plain += raw.append(d.commits, (d.updateBytes+d.logBytes)/d.commits)
 		b.StartTimer()
 	}
 	b.ReportMetric(plain.Seconds()/ours.Seconds(), "of-raw-append")
+	if copied > 0 {
+		b.ReportMetric(copied.Seconds()/ours.Seconds(), "of-copy")
+	}
 	return sum, ours, busy
 }
 
@@ -91,7 +95,7 @@ func BenchmarkUpdates(b *testing.B) {
 		{1, 4, 1000, 1000}, {1, 1, 200, 1},
 	} {
 		name := fmt.Sprintf("slaves=%d/attempts=%d/steps=%d/look=%d", c.slaves, c.slaves*c.slots, c.steps, c.look)
-		b.Run(name, func(b *testing.B) {
+		run := func(b *testing.B, open openFunc) {
 			sum, ours, busy := round{
 				slaves: c.slaves, slots: c.slots, steps: c.steps,
 				updates: int64(2*c.steps + 1),
@@ -107,13 +111,14 @@ func BenchmarkUpdates(b *testing.B) {
 					}
 					return to < c.steps
 				},
-			}.deliver(b)
+			}.deliver(b, open)
 			n := float64(sum.updates)
 			b.ReportMetric(n/ours.Seconds(), "updates/s")
 			b.ReportMetric(n/float64(sum.commits), "updates/commit")
 			b.ReportMetric(float64(sum.updateBytes)/n, "B/update")
 			b.ReportMetric(busy.Seconds()*1e6/n, "cpu-µs/update")
-		})
+		}
+		b.Run(name, func(b *testing.B) { onStores(b, run) })
 	}
 }
 
@@ -125,7 +130,7 @@ func BenchmarkLogs(b *testing.B) {
 		slaves int
 		bytes  int64
 	}{{1, 128 << 20}, {10, 16 << 20}, {100, 2 << 20}} {
-		b.Run(fmt.Sprintf("slaves=%d", c.slaves), func(b *testing.B) {
+		run := func(b *testing.B, open openFunc) {
 			sum, ours, busy := round{
 				slaves: c.slaves, slots: 1, steps: 1, updates: 3, logBytes: c.bytes,
 				reveal: func(a *fakeAttempt) bool {
@@ -134,12 +139,13 @@ func BenchmarkLogs(b *testing.B) {
 					}
 					return false
 				},
-			}.deliver(b)
+			}.deliver(b, open)
 			mb := float64(sum.logBytes) / 1e6
 			b.ReportMetric(mb/ours.Seconds(), "MB/s")
 			b.ReportMetric(float64(sum.logBytes)/float64(sum.stored), "x-compressed")
 			b.ReportMetric(busy.Seconds()*1e3/mb, "cpu-ms/MB")
-		})
+		}
+		b.Run(fmt.Sprintf("slaves=%d", c.slaves), func(b *testing.B) { onStores(b, run) })
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 
 	"holdfast/cmd/internal/client"
 	"holdfast/master"
-	"holdfast/master/store/sqlite"
+	"holdfast/master/store"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/slave"
 )
@@ -30,27 +30,27 @@ type farm struct {
 	b      *testing.B
 	dir    string
 	ledger *ledger
+	url    string // of the PostgreSQL store; else empty
 	client *client.Client
 	fakes  []*fakeRunners // of slave i; nil if its runners are real
 }
 
-// newFarm starts a master, and slaves as tune makes them.
-func newFarm(b *testing.B, slaves int, tune func(f *farm, cfg *slave.Config)) *farm {
+// newFarm starts a master on a new store, and slaves as tune makes them.
+func newFarm(b *testing.B, open openFunc, slaves int, tune func(f *farm, cfg *slave.Config)) *farm {
 	b.Helper()
 	f := &farm{b: b, dir: b.TempDir()}
 	log := slog.New(slog.NewTextHandler(testWriter{b}, &slog.HandlerOptions{Level: slog.LevelError}))
-	opened, err := sqlite.Open(b.Context(), sqlite.Config{Path: filepath.Join(f.dir, "master", "holdfast.db"), Logger: log})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { opened.Close() })
+	mc := master.Config{ID: client.NewID(), Version: "bench", Logger: log}
+	var opened store.Store
+	opened, f.url = open(b, f.dir, log, &mc)
 	f.ledger = newLedger(opened)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
 	}
 	addr := l.Addr().String()
-	m, err := master.New(master.Config{ID: client.NewID(), Version: "bench", Store: f.ledger, SoleOwner: true, Listener: l, Logger: log})
+	mc.Store, mc.Listener = f.ledger, l
+	m, err := master.New(mc)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -4,6 +4,7 @@ package bench
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"holdfast/master/lifecycle"
@@ -19,9 +20,13 @@ type ledger struct {
 	sum   counts
 	marks map[lifecycle.AttemptID]lifecycle.Seq
 	logs  map[lifecycle.StepID]int64
+	rows  []appended // of each commit that had any
 	goal  func(counts) bool
 	done  chan struct{} // closed when goal holds
 }
+
+// appended are the rows that a commit has appended, by table.
+type appended struct{ frames, chunks, events int }
 
 // counts of what is durable.
 type counts struct {
@@ -51,6 +56,7 @@ func (l *ledger) Commit(ctx context.Context, ops ...store.Op) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	before := l.sum
+	rows := appended{events: len(store.EventsOf(ops...))}
 	for _, op := range ops {
 		switch op := op.(type) {
 		case *store.ApplyStatus:
@@ -59,6 +65,7 @@ func (l *ledger) Commit(ctx context.Context, ops ...store.Op) error {
 			}
 			l.sum.updates += int64(op.Mark - l.marks[op.Attempt])
 			l.marks[op.Attempt] = op.Mark
+			rows.frames++
 			for _, raw := range op.Raw {
 				l.sum.updateBytes += int64(len(raw))
 			}
@@ -68,8 +75,12 @@ func (l *ledger) Commit(ctx context.Context, ops ...store.Op) error {
 			}
 			l.sum.logBytes += op.Mark - l.logs[op.Step]
 			l.logs[op.Step] = op.Mark
+			rows.chunks++
 			l.sum.stored += int64(len(op.Chunk.Data))
 		}
+	}
+	if rows != (appended{}) {
+		l.rows = append(l.rows, rows)
 	}
 	if l.sum != before {
 		l.sum.commits++
@@ -86,6 +97,20 @@ func (l *ledger) now() counts {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.sum
+}
+
+// groupsSoFar is how many commits have appended rows.
+func (l *ledger) groupsSoFar() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.rows)
+}
+
+// groups are the commits that have appended rows.
+func (l *ledger) groups() []appended {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.rows)
 }
 
 // reach returns a channel that is closed when goal holds. There is one goal at

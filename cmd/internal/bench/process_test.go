@@ -17,8 +17,8 @@ import (
 )
 
 // realSlave is a farm of one slave with real runners.
-func realSlave(b *testing.B) *farm {
-	return newFarm(b, 1, func(*farm, *slave.Config) {})
+func realSlave(b *testing.B, open openFunc) *farm {
+	return newFarm(b, open, 1, func(*farm, *slave.Config) {})
 }
 
 // committed is reached with so many more updates. A build of n steps has 2n+2:
@@ -31,8 +31,10 @@ func (f *farm) committed(more int64) <-chan struct{} {
 // BenchmarkDispatch: from the call of submit until the first process of the
 // build runs, on a slave that has nothing else to do; beside fork and exec of the
 // same shell. The process says so through a FIFO.
-func BenchmarkDispatch(b *testing.B) {
-	f := realSlave(b)
+func BenchmarkDispatch(b *testing.B) { onStores(b, benchmarkDispatch) }
+
+func benchmarkDispatch(b *testing.B, open openFunc) {
+	f := realSlave(b, open)
 	path := filepath.Join(f.dir, "here")
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		b.Fatal(err)
@@ -90,7 +92,7 @@ func BenchmarkDispatch(b *testing.B) {
 // same without a master, a journal and an agent is BenchmarkStep of slave/runner.
 func BenchmarkBuild(b *testing.B) {
 	const count = 200
-	f := realSlave(b)
+	f := realSlave(b, onSQLite)
 	var ours, plain, busy time.Duration
 	for b.Loop() {
 		steps := make([]*holdfastv1.StepSpec, count)
@@ -126,7 +128,7 @@ func BenchmarkBuild(b *testing.B) {
 func BenchmarkLines(b *testing.B) {
 	const count, size = 1_000_000, 60
 	command := self(b, "lines", fmt.Sprint(count), fmt.Sprint(size))
-	f := realSlave(b)
+	f := realSlave(b, onSQLite)
 	var ours, plain, busy time.Duration
 	for b.Loop() {
 		from := f.ledger.now()

@@ -160,8 +160,10 @@ func (a *fakeAttempt) exit(i int, log *spool.Writer) {
 	a.seen.Steps[i].Exit = &e
 }
 
-// end shows the end of the attempt.
+// end shows the end of the attempt, and that its runner is gone: before that the
+// agent does not believe the end (P-leftover).
 func (a *fakeAttempt) end() {
+	a.seen.Alive = false
 	a.seen.End = &runner.End{State: runner.StateSucceeded, AtUS: time.Now().UnixMicro()}
 }
 

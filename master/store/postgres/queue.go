@@ -3,7 +3,6 @@ package postgres
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -146,11 +145,21 @@ func (s *Store) NextReady(ctx context.Context, after time.Time) (time.Time, erro
 	return readOne(ctx, s, func(r columns.Row, t *time.Time) error { return r.Scan(columns.Time{T: t}) }, nextReadyQuery, after.UnixMicro())
 }
 
-// Spec returns the spec of a build.
-func (s *Store) Spec(ctx context.Context, id lifecycle.BuildID) ([]byte, error) {
-	spec, err := readOne(ctx, s, value[string], `SELECT spec FROM builds WHERE id = $1`, string(id))
-	if err != nil {
-		return nil, fmt.Errorf("build %s: %w", id, err)
+const specsQuery = `SELECT id, spec FROM builds WHERE id = ANY($1)`
+
+// Specs returns the specs of builds.
+func (s *Store) Specs(ctx context.Context, ids ...lifecycle.BuildID) (map[lifecycle.BuildID][]byte, error) {
+	type spec struct {
+		id   lifecycle.BuildID
+		text string
 	}
-	return []byte(spec), nil
+	list, err := readAll(ctx, s, func(r columns.Row, v *spec) error { return r.Scan(&v.id, &v.text) }, specsQuery, texts(ids))
+	if err != nil {
+		return nil, err
+	}
+	specs := make(map[lifecycle.BuildID][]byte, len(list))
+	for _, v := range list {
+		specs[v.id] = []byte(v.text)
+	}
+	return specs, nil
 }

@@ -3,7 +3,6 @@ package sqlite
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -147,10 +146,20 @@ func (s *Store) NextReady(ctx context.Context, after time.Time) (next time.Time,
 	return next, classify(err)
 }
 
-// Spec returns the spec of a build.
-func (s *Store) Spec(ctx context.Context, id lifecycle.BuildID) (spec []byte, err error) {
-	if err = s.reader.QueryRowContext(ctx, `SELECT spec FROM builds WHERE id = ?`, string(id)).Scan(&spec); err != nil {
-		return nil, fmt.Errorf("build %s: %w", id, notFound(err))
+// Specs returns the specs of builds.
+func (s *Store) Specs(ctx context.Context, ids ...lifecycle.BuildID) (map[lifecycle.BuildID][]byte, error) {
+	type spec struct {
+		id   lifecycle.BuildID
+		text []byte
 	}
-	return spec, nil
+	rows, err := s.query(ctx, `SELECT id, spec FROM builds WHERE id IN (SELECT value FROM json_each(?))`, columns.JSON(ids))
+	list, err := collect(rows, err, func(r columns.Row, v *spec) error { return r.Scan(&v.id, &v.text) })
+	if err != nil {
+		return nil, classify(err)
+	}
+	specs := make(map[lifecycle.BuildID][]byte, len(list))
+	for _, v := range list {
+		specs[v.id] = v.text
+	}
+	return specs, nil
 }

@@ -386,11 +386,10 @@ func testQueue(r *rig) {
 			r.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}
-	if spec, err := r.s.Spec(r.ctx, mac); err != nil || string(spec) != `{"steps":[]}` {
-		r.Errorf("spec %q: %v", spec, err)
+	specs, err := r.s.Specs(r.ctx, mac, "nothing", first)
+	if err != nil || len(specs) != 2 || string(specs[mac]) != `{"steps":[]}` || len(specs[first]) == 0 {
+		r.Errorf("specs %q: %v", specs, err)
 	}
-	_, err = r.s.Spec(r.ctx, "nothing")
-	r.want("spec of nothing", err, store.ErrNotFound)
 
 	// Assigned and not yet accepted, it is queued, and not ready.
 	sl.assign(first, 1)
