@@ -89,7 +89,7 @@ func New(cfg Config) (*Master, error) {
 			keys := keysOf(ops, events)
 			m.hub.Publish(keys...)
 			if cfg.Relay != nil {
-				cfg.Relay.Send(keys...)
+				cfg.Relay.Send(append(keys, keysElsewhere(ops)...)...)
 			}
 		},
 	})
@@ -358,9 +358,6 @@ func (m *Master) notReady() error {
 	case stopping:
 		return errStopping
 	default:
-		if err == nil && m.peers != nil && m.peers.Stalled() {
-			return errStalled
-		}
 		return err
 	}
 }
@@ -368,7 +365,6 @@ func (m *Master) notReady() error {
 var (
 	errStarting = errors.New("the master is starting")
 	errStopping = errors.New("the master is stopping")
-	errStalled  = errors.New("the store does not answer")
 )
 
 func (m *Master) sessions() []schedule.Slave {

@@ -33,11 +33,7 @@ func keysOf(ops []store.Op, events []lifecycle.Event) []notify.Key {
 			// an event.
 			add(notify.Queue, "")
 			add(notify.Log, string(op.Attempt))
-		case *store.Connect:
-			// A session that the slave has at another master is over (P-fence).
-			add(notify.Slave, string(op.Slave.Instance))
-			add(notify.Queue, "")
-		case *store.RefuseFrame, *store.Lose:
+		case *store.Connect, *store.RefuseFrame, *store.Lose:
 			add(notify.Queue, "")
 		case *store.ChangeSlave:
 			add(notify.Slave, string(op.Session.Instance)) // a reset ends its session
@@ -79,6 +75,18 @@ func keysOf(ops []store.Op, events []lifecycle.Event) []notify.Key {
 	keys := make([]notify.Key, 0, len(set))
 	for k := range set {
 		keys = append(keys, k)
+	}
+	return keys
+}
+
+// keysElsewhere says whom a committed group concerns at other masters besides: a
+// session that a slave has left there is over (P-fence). Here its end is told by who
+// has admitted the new one.
+func keysElsewhere(ops []store.Op) (keys []notify.Key) {
+	for _, op := range ops {
+		if op, ok := op.(*store.Connect); ok {
+			keys = append(keys, notify.Key{Kind: notify.Slave, ID: string(op.Slave.Instance)})
+		}
 	}
 	return keys
 }

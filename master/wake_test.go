@@ -28,7 +28,7 @@ func TestLogHints(t *testing.T) {
 		{"bytes of a running attempt", []store.Op{&store.ApplyLog{Attempt: "a"}}, []lifecycle.Event{whole}, false},
 		{"the last bytes", []store.Op{&store.ApplyLog{Attempt: "a", Last: true}, &store.ApplyLog{Attempt: "a"}}, []lifecycle.Event{whole}, true},
 		{"missing bytes", []store.Op{&store.ApplyLogGap{Attempt: "a"}, &store.ApplyStatus{Attempt: "a"}}, []lifecycle.Event{whole}, true},
-		{"a newer session", []store.Op{&store.Connect{Slave: store.Slave{Instance: "i"}}}, nil, true},
+		{"a newer session", []store.Op{&store.Connect{Slave: store.Slave{Instance: "i"}}}, nil, false},
 		{"not held any more", []store.Op{&store.ApplyAbsent{Attempt: "a"}}, []lifecycle.Event{whole}, true},
 		{"another attempt's bytes", []store.Op{&store.ApplyLog{Attempt: "other"}}, []lifecycle.Event{whole}, true},
 	} {
@@ -37,6 +37,15 @@ func TestLogHints(t *testing.T) {
 				t.Errorf("the slave's session looks = %v, want %v", got, c.want)
 			}
 		})
+	}
+}
+
+// TestKeysElsewhere: the session that a slave had at another master hears that it is
+// over.
+func TestKeysElsewhere(t *testing.T) {
+	ops := []store.Op{&store.Connect{Slave: store.Slave{Instance: "i"}}, &store.ApplyLog{Attempt: "a"}}
+	if got, want := keysElsewhere(ops), []notify.Key{{Kind: notify.Slave, ID: "i"}}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }
 

@@ -62,7 +62,6 @@ type Peers struct {
 	others []store.Master           // that serve; guarded by mu
 	silent map[string]time.Duration // how long their beats had stood still when looked was; guarded by mu
 	looked time.Time                // guarded by mu
-	stall  bool                     // a beat waits for its commit for longer than HandOver; guarded by mu
 
 	// owned by Run
 	watched map[string]watch
@@ -139,20 +138,6 @@ func (p *Peers) Silent(id string) time.Duration {
 	return still + min(time.Since(p.looked), p.cfg.Period)
 }
 
-// Stalled reports whether this master has committed nothing for HandOver, although it
-// wants to: a store that hangs says nothing of it itself.
-func (p *Peers) Stalled() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.stall
-}
-
-func (p *Peers) setStalled(stall bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.stall = stall
-}
-
 // shed ends sessions and counts them.
 func (p *Peers) shed(n int, to, cause, why string) int {
 	n = p.cfg.Shed(n, to, why)
@@ -204,7 +189,6 @@ func (p *Peers) tick(ctx context.Context) error {
 	select {
 	case err = <-committed:
 	case <-late.C:
-		p.setStalled(true)
 		// Nothing is ACKed any more. Who has something to say finds out by itself
 		// (P-stall); the others are told.
 		if to := p.another(); to != "" {
@@ -212,7 +196,6 @@ func (p *Peers) tick(ctx context.Context) error {
 			p.cfg.Logger.Warn("nothing can be committed; slaves were sent to other masters", "slaves", n)
 		}
 		err = <-committed
-		p.setStalled(false)
 	}
 	if err != nil {
 		return err

@@ -262,14 +262,11 @@ func TestStoreAway(t *testing.T) {
 		a.gate.Hold()
 		b.gate.Hold()
 		time.Sleep(10 * time.Minute)
-		if !a.Stalled() || !b.Stalled() {
-			f.Error("they do not say that nothing is committed")
-		}
 		a.gate.Release()
 		time.Sleep(deadAfter - 2*period) // b is a little slower
 		b.gate.Release()
 		time.Sleep(10 * deadAfter)
-		if f.over("a") || f.over("b") || a.Stalled() || b.Stalled() {
+		if f.over("a") || f.over("b") {
 			f.Fatalf("after the store came back: %+v", f.rows())
 		}
 		// Once each, for a stall, however long.
@@ -305,12 +302,9 @@ func TestHandOverAlone(t *testing.T) {
 		a := f.start("a")
 		a.gate.Hold()
 		time.Sleep(10 * handOver)
-		if !a.Stalled() {
-			f.Error("it does not say that nothing is committed")
-		}
 		a.gate.Release()
 		time.Sleep(period)
-		if got := a.sheds(); len(got) > 0 || f.over("a") || a.Stalled() {
+		if got := a.sheds(); len(got) > 0 || f.over("a") {
 			f.Errorf("shed %q; %+v", got, f.rows())
 		}
 	})
