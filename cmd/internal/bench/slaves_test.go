@@ -72,7 +72,7 @@ func (s *wireSlave) run(ctx context.Context) error {
 // over is how the slave ends.
 func (s *wireSlave) over(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // it was told to end
 	}
 	return fmt.Errorf("slave %s: %w", s.name, err)
 }
