@@ -128,36 +128,38 @@ func TestClone(t *testing.T) {
 	// and no failure of the command is made up (P-leftover).
 	t.Run("copied under a running build", func(t *testing.T) {
 		t.Parallel()
-		f := newFarm(t)
-		original := f.slave("b1")
-		witness := filepath.Join(f.dir, "witness")
-		id := f.submit(fmt.Sprintf("name: copied\nsteps:\n  - {name: s, run: 'echo begun >> %[1]s; sleep 8; echo ended >> %[1]s'}\n", witness))
-		eventually(t, 20*time.Second, "the step runs", func() bool { b, _ := os.ReadFile(witness); return len(b) > 0 })
-		other := filepath.Join(f.dir, "slave-copy")
-		copyLive(t, f.slaveDir("b1"), other)
-		os.Remove(filepath.Join(other, "agent.sock"))
-		startDaemon(t, "b1-copy", "slave", "--data", other, "--name", "b1", "--master", f.link.addr)
-		t.Cleanup(func() { killMarked(other) })
-		b := f.settled(id, time.Minute, "succeeded", "failed")
-		// The copy says that it has lost its runner, or, if the original has spoken in
-		// between, its stream is another (P-diverged).
-		if b.State != "succeeded" {
-			t.Errorf("the build has %s: %+v", b.State, b.Attempts)
-		}
-		for _, a := range b.Attempts[:len(b.Attempts)-1] {
-			if a.Cause == nil || *a.Cause != "runner_lost" && *a.Cause != "diverged" {
-				t.Errorf("attempt of the original: %+v", a)
+		onBothStores(t, func(t *testing.T, store string) {
+			f := newFarmOn(t, store)
+			original := f.slave("b1")
+			witness := filepath.Join(f.dir, "witness")
+			id := f.submit(fmt.Sprintf("name: copied\nsteps:\n  - {name: s, run: 'echo begun >> %[1]s; sleep 8; echo ended >> %[1]s'}\n", witness))
+			eventually(t, 20*time.Second, "the step runs", func() bool { b, _ := os.ReadFile(witness); return len(b) > 0 })
+			other := filepath.Join(f.dir, "slave-copy")
+			copyLive(t, f.slaveDir("b1"), other)
+			os.Remove(filepath.Join(other, "agent.sock"))
+			startDaemon(t, "b1-copy", "slave", "--data", other, "--name", "b1", "--master", f.lastMaster().link.addr)
+			t.Cleanup(func() { killMarked(other) })
+			b := f.settled(id, time.Minute, "succeeded", "failed")
+			// The copy says that it has lost its runner, or, if the original has spoken in
+			// between, its stream is another (P-diverged).
+			if b.State != "succeeded" {
+				t.Errorf("the build has %s: %+v", b.State, b.Attempts)
 			}
-		}
-		// Unless the original was admitted once more, with a stream that is not the
-		// store's any more: then its own agent stops it (P-diverged).
-		eventually(t, 20*time.Second, "the original's step ends, by itself or by its agent", func() bool {
-			said, _ := os.ReadFile(witness)
-			want := len(b.Attempts)
-			if strings.Contains(original.output(), "the master set the attempt aside") {
-				want--
+			for _, a := range b.Attempts[:len(b.Attempts)-1] {
+				if a.Cause == nil || *a.Cause != "runner_lost" && *a.Cause != "diverged" {
+					t.Errorf("attempt of the original: %+v", a)
+				}
 			}
-			return strings.Count(string(said), "ended") >= want
+			// Unless the original was admitted once more, with a stream that is not the
+			// store's any more: then its own agent stops it (P-diverged).
+			eventually(t, 20*time.Second, "the original's step ends, by itself or by its agent", func() bool {
+				said, _ := os.ReadFile(witness)
+				want := len(b.Attempts)
+				if strings.Contains(original.output(), "the master set the attempt aside") {
+					want--
+				}
+				return strings.Count(string(said), "ended") >= want
+			})
 		})
 	})
 }
