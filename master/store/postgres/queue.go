@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -35,30 +34,12 @@ const due = `(not_before_us IS NULL OR not_before_us <= $2 OR not_before_us - 2 
 
 // The statements of Queue, for one set of requirements.
 const (
-	queueQuery = `SELECT priority, n, ` + columns.BuildWithoutSpec + ` FROM builds
+	queueQuery = `SELECT ` + columns.QueuedColumns + ` FROM builds
 		WHERE state = 'queued' AND requires = $1 ORDER BY priority DESC, n LIMIT $2`
-	readyQuery = `SELECT priority, n, ` + columns.BuildWithoutSpec + ` FROM builds
+	readyQuery = `SELECT ` + columns.QueuedColumns + ` FROM builds
 		WHERE state = 'queued' AND requires = $1 AND wait <> 'accept' AND ` + due + `
 		ORDER BY priority DESC, n LIMIT $3`
 )
-
-// queued is a build with its place.
-type queued struct {
-	priority, n int64
-	build       lifecycle.Build
-}
-
-// placeRow scans two columns into place and leaves the rest to another.
-type placeRow struct {
-	columns.Row
-	place []any
-}
-
-func (p placeRow) Scan(into ...any) error { return p.Row.Scan(append(p.place, into...)...) }
-
-func scanQueued(r columns.Row, q *queued) error {
-	return columns.ScanBuild(placeRow{r, []any{&q.priority, &q.n}}, &q.build)
-}
 
 // Queue returns the first queued builds.
 func (s *Store) Queue(ctx context.Context, f store.QueueFilter) ([]lifecycle.Build, error) {
@@ -73,29 +54,18 @@ func (s *Store) Queue(ctx context.Context, f store.QueueFilter) ([]lifecycle.Bui
 		return nil, nil
 	}
 	b := &pgx.Batch{}
-	found := make([][]queued, len(sets))
+	found := make([][]columns.Queued, len(sets))
 	for i, requires := range sets {
 		if f.Ready.IsZero() {
-			queue(b, &found[i], scanQueued, queueQuery, store.EncodeRequires(requires), f.Limit)
+			queue(b, &found[i], columns.ScanQueued, queueQuery, store.EncodeRequires(requires), f.Limit)
 		} else {
-			queue(b, &found[i], scanQueued, readyQuery, store.EncodeRequires(requires), f.Ready.UnixMicro(), f.Limit)
+			queue(b, &found[i], columns.ScanQueued, readyQuery, store.EncodeRequires(requires), f.Ready.UnixMicro(), f.Limit)
 		}
 	}
 	if err := s.read(ctx, b); err != nil {
 		return nil, err
 	}
-	all := slices.Concat(found...)
-	slices.SortFunc(all, func(a, b queued) int {
-		return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(a.n, b.n))
-	})
-	if f.Requires == nil {
-		all = all[:min(len(all), f.Limit)]
-	}
-	list := make([]lifecycle.Build, len(all))
-	for i := range all {
-		list[i] = all[i].build
-	}
-	return list, nil
+	return columns.MergeQueue(f, found...), nil
 }
 
 // The statements of Waiting. Builds that back off are found by when that ends.

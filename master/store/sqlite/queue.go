@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -40,26 +39,12 @@ const due = `(not_before_us IS NULL OR not_before_us <= ? OR not_before_us - 2 *
 // The statements of Queue, for one set of requirements. Without the hint SQLite
 // sorts all queued builds for each look at the first few.
 const (
-	queueQuery = `SELECT priority, n, ` + columns.BuildWithoutSpec + ` FROM builds INDEXED BY builds_queue
+	queueQuery = `SELECT ` + columns.QueuedColumns + ` FROM builds INDEXED BY builds_queue
 		WHERE state = 'queued' AND requires = ? ORDER BY priority DESC, n LIMIT ?`
-	readyQuery = `SELECT priority, n, ` + columns.BuildWithoutSpec + ` FROM builds INDEXED BY builds_queue
+	readyQuery = `SELECT ` + columns.QueuedColumns + ` FROM builds INDEXED BY builds_queue
 		WHERE state = 'queued' AND requires = ? AND wait <> 'accept' AND ` + due + `
 		ORDER BY priority DESC, n LIMIT ?`
 )
-
-// queued is a build with its place.
-type queued struct {
-	priority, n int64
-	build       lifecycle.Build
-}
-
-// placeRow scans two columns into place and leaves the rest to another.
-type placeRow struct {
-	columns.Row
-	place []any
-}
-
-func (p placeRow) Scan(into ...any) error { return p.Row.Scan(append(p.place, into...)...) }
 
 // Queue returns the first queued builds.
 func (s *Store) Queue(ctx context.Context, f store.QueueFilter) ([]lifecycle.Build, error) {
@@ -70,32 +55,20 @@ func (s *Store) Queue(ctx context.Context, f store.QueueFilter) ([]lifecycle.Bui
 			return nil, err
 		}
 	}
-	var all []queued
+	var all []columns.Queued
 	for _, requires := range sets {
 		query, args := queueQuery, []any{store.EncodeRequires(requires), f.Limit}
 		if !f.Ready.IsZero() {
 			query, args = readyQuery, []any{store.EncodeRequires(requires), f.Ready.UnixMicro(), f.Ready.UnixMicro(), f.Limit}
 		}
 		rows, err := s.query(ctx, query, args...)
-		builds, err := collect(rows, err, func(r columns.Row, q *queued) error {
-			return columns.ScanBuild(placeRow{r, []any{&q.priority, &q.n}}, &q.build)
-		})
+		builds, err := collect(rows, err, columns.ScanQueued)
 		if err != nil {
 			return nil, classify(err)
 		}
 		all = append(all, builds...)
 	}
-	slices.SortFunc(all, func(a, b queued) int {
-		return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(a.n, b.n))
-	})
-	if f.Requires == nil {
-		all = all[:min(len(all), f.Limit)]
-	}
-	list := make([]lifecycle.Build, len(all))
-	for i := range all {
-		list[i] = all[i].build
-	}
-	return list, nil
+	return columns.MergeQueue(f, all), nil
 }
 
 // The statements of Waiting. Builds that back off are found by when that ends.
