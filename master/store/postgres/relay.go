@@ -41,6 +41,9 @@ type Relay struct {
 
 	mu      sync.Mutex
 	pending map[notify.Key]bool // guarded by mu
+
+	// owed: events may have got their numbers of which nobody was told. Owned by work.
+	owed bool
 }
 
 // Relay makes the relay of the master self. Its Run has to be called once.
@@ -94,9 +97,17 @@ func (r *Relay) work(ctx context.Context, hub *notify.Hub) {
 			}
 		}
 	}
+	// What came while the last pass was under way. If this one fails, another master
+	// numbers it, or the next start.
+	if err := r.pass(context.WithoutCancel(ctx), hub, false); err != nil {
+		r.log.Debug("hints were not passed on", "err", err)
+	}
 }
 
 // pass passes on what is pending. If it fails, it is pending again.
+//
+// If the reply to the numbering is lost, or the word of it fails, the numbers may be
+// there all the same: the next pass finds nothing to number, and tells of it (owed).
 func (r *Relay) pass(ctx context.Context, hub *notify.Hub, look bool) (err error) {
 	r.mu.Lock()
 	keys := make([]notify.Key, 0, len(r.pending))
@@ -119,15 +130,18 @@ func (r *Relay) pass(ctx context.Context, hub *notify.Hub, look bool) (err error
 	if err := r.s.notify(ctx, r.self, others); err != nil {
 		return err
 	}
-	if len(others) == len(keys) && !look {
+	if len(others) == len(keys) && !look && !r.owed {
 		return nil
 	}
 	n, err := r.s.Number(ctx)
-	if err != nil || n == 0 {
+	r.owed = r.owed || err != nil || n > 0
+	if err != nil || !r.owed {
 		return err
 	}
 	hub.Publish(events)
-	return r.s.notify(ctx, r.self, []notify.Key{events})
+	err = r.s.notify(ctx, r.self, []notify.Key{events})
+	r.owed = err != nil
+	return err
 }
 
 // hint is the payload of a notification.
