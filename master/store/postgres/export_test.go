@@ -1,11 +1,13 @@
 package postgres
 
 import (
+	"context"
 	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
 
+	"holdfast/master/notify"
 	"holdfast/master/store"
 )
 
@@ -65,3 +67,6 @@ const (
 	NumberEvents   = numberEvents
 	NumberedAtOnce = numberedAtOnce
 )
+
+// Pass is one pass of a Relay that does not run.
+func (r *Relay) Pass(ctx context.Context, hub *notify.Hub) error { return r.pass(ctx, hub, false) }
