@@ -15,7 +15,7 @@ dev_start() {
 	# A job of its own, so that Ctrl-C in the terminal comes to us, not to both:
 	# for holdfast a second signal means "now".
 	set -m
-	bin/holdfast dev --data "$dir/data" --listen 127.0.0.1:0 --http 127.0.0.1:0 --addr-file "$dir/addr" --kill \
+	bin/holdfast dev --data "$dir/data" --listen 127.0.0.1:0 --http 127.0.0.1:0 --notify 127.0.0.1:0 --addr-file "$dir/addr" --kill \
 		</dev/null >"$dir/dev.log" 2>&1 &
 	dev_pid=$!
 	set +m

@@ -41,6 +41,8 @@ type Config struct {
 	Listener net.Listener
 	// HTTP serves the HTTP endpoints; nil: none. Run closes it.
 	HTTP net.Listener
+	// Notify serves the notification service for tools; nil: none. Run closes it.
+	Notify net.Listener
 	// Masters are the addresses told to slaves. Default: Listener's.
 	Masters []string
 	// LostAfter is the farm's default patience with slaves that are away.

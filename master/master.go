@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -55,6 +56,7 @@ const (
 type Master struct {
 	cfg        Config
 	hub        *notify.Hub
+	feed       *notify.Feed
 	metrics    *metrics
 	committer  *store.Committer
 	link       *link.Server
@@ -79,6 +81,9 @@ func New(cfg Config) (*Master, error) {
 	if m.metrics, err = newMetrics(cfg.Metrics); err != nil {
 		return nil, fmt.Errorf("master: %w", err)
 	}
+	m.feed = notify.NewFeed(notify.FeedConfig{
+		Source: cfg.Store, Hub: m.hub, Logger: cfg.Logger, SafetyPoll: cfg.SafetyPoll,
+	})
 	m.committer = store.NewCommitter(store.CommitterConfig{
 		Store:  &meteredStore{cfg.Store, m.metrics},
 		Logger: cfg.Logger,
@@ -110,7 +115,7 @@ func New(cfg Config) (*Master, error) {
 	}
 	apiConfig := api.Config{
 		Self:     store.Master{Addrs: cfg.Masters, HTTP: cfg.HTTPAddr, Host: cfg.Host, Features: cfg.Features},
-		MasterID: cfg.ID, Version: cfg.Version, Store: cfg.Store, Commit: commit, Hub: m.hub,
+		MasterID: cfg.ID, Version: cfg.Version, Store: cfg.Store, Commit: commit, Hub: m.hub, Feed: m.feed,
 		Statuses: m.statuses, Brake: m.brake, ReleaseBrake: m.releaseBrake, NotReady: m.notReady, Logger: cfg.Logger, Metrics: cfg.Metrics, SafetyPoll: cfg.SafetyPoll,
 		LostAfter: cfg.LostAfter,
 	}
@@ -233,6 +238,8 @@ func (m *Master) Run(ctx context.Context) error {
 			return m.peers.Run(ctx)
 		})
 	}
+	run(m.feed.Run)
+	run(m.serveNotify)
 	run(m.dispatcher.Run)
 	run(m.watch.Run)
 	run(m.serveGRPC)
@@ -255,8 +262,10 @@ func (m *Master) Run(ctx context.Context) error {
 // closeListeners closes what Run was given, whether it came to serve or not.
 func (m *Master) closeListeners() {
 	m.cfg.Listener.Close() // it may be closed already
-	if m.cfg.HTTP != nil {
-		m.cfg.HTTP.Close() // it may be closed already
+	for _, l := range []net.Listener{m.cfg.HTTP, m.cfg.Notify} {
+		if l != nil {
+			l.Close() // it may be closed already
+		}
 	}
 }
 
@@ -344,6 +353,22 @@ func (m *Master) serveHTTP(ctx context.Context) error {
 		err = errors.Join(err, served)
 	}
 	return err
+}
+
+// serveNotify serves the notification service. Builds do not need it: should it fail, the
+// master goes on without.
+func (m *Master) serveNotify(ctx context.Context) error {
+	if m.cfg.Notify != nil {
+		service := notify.NewService(notify.ServiceConfig{
+			Feed: m.feed, Hub: m.hub, StoreID: m.cfg.Store.ID(), Logger: m.cfg.Logger,
+			Admit: func() (func(), error) { return m.api.Follow("notify") },
+		})
+		if err := service.Serve(ctx, m.cfg.Notify); err != nil {
+			m.cfg.Logger.Error("the master goes on without its notification service", "err", err)
+		}
+	}
+	<-ctx.Done()
+	return nil
 }
 
 // notReady says why the master cannot commit now; nil: it can.

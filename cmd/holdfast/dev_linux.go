@@ -15,19 +15,19 @@ import (
 )
 
 type devOptions struct {
-	data, listen, http, addrFile string
-	slots                        int
-	lostAfter                    time.Duration
-	kill                         bool
-	log                          *slog.Logger
-	std                          stdio
+	data, listen, http, notify, addrFile string
+	slots                                int
+	lostAfter                            time.Duration
+	kill                                 bool
+	log                                  *slog.Logger
+	std                                  stdio
 }
 
 func newDev(std stdio) *cobra.Command {
 	opts := devOptions{std: std}
 	var logger func() (*slog.Logger, error)
-	cmd := command("dev [--data DIR] [--listen HOST:PORT] [--http HOST:PORT] [--slots N] [flags]", "Run a master and a slave on this machine, to try things",
-		`Runs a master, one slave and HTTP in one process, reachable from this machine only.
+	cmd := command("dev [--data DIR] [--listen HOST:PORT] [--http HOST:PORT] [--notify HOST:PORT] [--slots N] [flags]", "Run a master and a slave on this machine, to try things",
+		`Runs a master, one slave, HTTP and the notification service in one process, reachable from this machine only.
 
 The first INT or TERM waits for what runs; the second ends at once and leaves what runs to
 its runners, for the next dev to pick up. With --kill the second kills what runs.`,
@@ -41,7 +41,8 @@ its runners, for the next dev to pick up. With --kill the second kills what runs
 	f.StringVar(&opts.data, "data", "", "`DIR` for everything (default: holdfast/dev in $XDG_STATE_HOME or ~/.local/state)")
 	f.StringVar(&opts.listen, "listen", defaultAddr, "`HOST:PORT` for gRPC, on the loopback; port 0: any")
 	f.StringVar(&opts.http, "http", "127.0.0.1:7480", "`HOST:PORT` for HTTP, on the loopback; port 0: any; empty: none")
-	f.StringVar(&opts.addrFile, "addr-file", "", "`FILE` that gets grpc=HOST:PORT and http=HOST:PORT once everything is ready")
+	f.StringVar(&opts.notify, "notify", "127.0.0.1:7490", "`HOST:PORT` for the notification service, on the loopback; port 0: any; empty: none")
+	f.StringVar(&opts.addrFile, "addr-file", "", "`FILE` that gets grpc=HOST:PORT, http= and notify= once everything is ready")
 	f.IntVar(&opts.slots, "slots", runtime.NumCPU(), "attempts at the same time")
 	f.DurationVar(&opts.lostAfter, "lost-after", 0, "as of holdfast master")
 	f.BoolVar(&opts.kill, "kill", false, "the second signal kills what runs")
@@ -62,8 +63,8 @@ func devData() (string, error) {
 }
 
 func (o *devOptions) run(ctx context.Context) (err error) {
-	for flag, addr := range map[string]string{"listen": o.listen, "http": o.http} {
-		if addr == "" && flag == "http" {
+	for flag, addr := range map[string]string{"listen": o.listen, "http": o.http, "notify": o.notify} {
+		if addr == "" && flag != "listen" {
 			continue
 		}
 		if local, err := loopback(addr); err != nil {
@@ -88,7 +89,7 @@ func (o *devOptions) run(ctx context.Context) (err error) {
 	}
 	signals, stop := stopSignals()
 	defer stop()
-	parts, err := openMaster(ctx, masterConfig{data: o.data, listen: o.listen, http: o.http, lostAfter: o.lostAfter, log: o.log})
+	parts, err := openMaster(ctx, masterConfig{data: o.data, listen: o.listen, http: o.http, notify: o.notify, lostAfter: o.lostAfter, log: o.log})
 	if err != nil {
 		return err
 	}
@@ -169,6 +170,6 @@ func (o *devOptions) greet(parts *masterParts) {
 	if addr := own(parts.grpc); addr != defaultAddr {
 		at = " --addr " + addr
 	}
-	fmt.Fprintf(o.std.err, "holdfast dev is ready: gRPC %s, HTTP %s, data in %s\ntry:  holdfast run%s -- echo hello\n",
-		own(parts.grpc), addrText(parts.http), o.data, at)
+	fmt.Fprintf(o.std.err, "holdfast dev is ready: gRPC %s, HTTP %s, events %s, data in %s\ntry:  holdfast run%s -- echo hello\n",
+		own(parts.grpc), addrText(parts.http), addrText(parts.notify), o.data, at)
 }

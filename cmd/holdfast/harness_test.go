@@ -61,7 +61,7 @@ func startFarm() (f *farm, stop func(), err error) {
 	ended := make(chan int, 1)
 	addrs := filepath.Join(dir, "addr")
 	go func() {
-		ended <- execute(ctx, []string{"dev", "--data", dir, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0",
+		ended <- execute(ctx, []string{"dev", "--data", dir, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--notify", "127.0.0.1:0",
 			"--addr-file", addrs, "--slots", "4", "--log-level", "warn"}, stdio{in: strings.NewReader(""), out: log, err: log})
 	}()
 	stop = func() {

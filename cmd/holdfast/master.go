@@ -20,7 +20,7 @@ type masterOptions struct {
 func newMaster(std stdio) *cobra.Command {
 	var opts masterOptions
 	var logger func() (*slog.Logger, error)
-	cmd := command("master --data DIR | --store URL [--listen HOST:PORT] [--http HOST:PORT] [flags]", "Run a master",
+	cmd := command("master --data DIR | --store URL [--listen HOST:PORT] [--http HOST:PORT] [--notify HOST:PORT] [flags]", "Run a master",
 		`Runs a master: the queue, the history, and the service that slaves and commands talk to.
 Its store is DIR/holdfast.db, or a PostgreSQL database, which several masters may share.
 
@@ -37,10 +37,11 @@ Either is as safe as kill -9: builds run on, and their slaves report to the next
 	storeFlag(cmd, &opts.store, "`URL` of a PostgreSQL database for the store, postgres://USER@HOST:PORT/DATABASE, instead of --data ($HOLDFAST_STORE keeps a password off the command line)")
 	f.StringVar(&opts.listen, "listen", defaultAddr, "`HOST:PORT` to serve slaves and commands on (gRPC)")
 	f.StringVar(&opts.http, "http", "127.0.0.1:7480", "`HOST:PORT` to serve HTTP on; empty: none")
+	f.StringVar(&opts.notify, "notify", "", "`HOST:PORT` to serve events on, as lines for other tools, 127.0.0.1:7490 for instance; empty: none")
 	f.StringSliceVar(&opts.advertise, "advertise", nil, "`HOST:PORT`[,…] that slaves are told to dial (default: --listen)")
 	f.DurationVar(&opts.lostAfter, "lost-after", master.DefaultLostAfter, "how long a slave may be away before its attempts are given up, unless a build says otherwise")
 	f.DurationVar(&opts.tick, "tick", 0, "resolution of the lost watch")
-	f.StringVar(&opts.addrFile, "addr-file", "", "`FILE` that gets grpc=HOST:PORT and http=HOST:PORT once the master is ready")
+	f.StringVar(&opts.addrFile, "addr-file", "", "`FILE` that gets grpc=HOST:PORT, http= and notify= once the master is ready")
 	_ = f.MarkHidden("tick") // it exists
 	logger = logFlag(cmd, std)
 	return cmd
@@ -65,8 +66,11 @@ func (o *masterOptions) run(ctx context.Context) error {
 	if err := warnOpen(o.log, "--listen", o.listen); err != nil {
 		return err
 	}
-	if o.http != "" {
-		if err := warnOpen(o.log, "--http", o.http); err != nil {
+	for flag, addr := range map[string]string{"--http": o.http, "--notify": o.notify} {
+		if addr == "" {
+			continue
+		}
+		if err := warnOpen(o.log, flag, addr); err != nil {
 			return err
 		}
 	}
@@ -108,7 +112,7 @@ func (o *masterOptions) run(ctx context.Context) error {
 				return err
 			}
 			if err == nil {
-				o.log.Info("master is ready", "listen", parts.grpc.Addr().String(), "http", addrText(parts.http), "data", o.data,
+				o.log.Info("master is ready", "listen", parts.grpc.Addr().String(), "http", addrText(parts.http), "notify", addrText(parts.notify), "data", o.data,
 					"version", version, "took", time.Since(began).Round(time.Millisecond))
 			}
 		case s := <-signals:

@@ -33,19 +33,19 @@ func stopSignals() (<-chan os.Signal, func()) {
 
 // masterConfig is what a master process is made of.
 type masterConfig struct {
-	data, listen, http string
-	store              string // URL of a PostgreSQL database; empty: SQLite in data
-	advertise          []string
-	lostAfter, tick    time.Duration
-	log                *slog.Logger
+	data, listen, http, notify string // addresses; empty: none
+	store                      string // URL of a PostgreSQL database; empty: SQLite in data
+	advertise                  []string
+	lostAfter, tick            time.Duration
+	log                        *slog.Logger
 }
 
 // masterParts are an open store, bound ports, and the master that uses them.
 type masterParts struct {
-	store      store.Store
-	grpc, http net.Listener
-	master     *master.Master
-	metrics    *prometheus.Registry
+	store              store.Store
+	grpc, http, notify net.Listener
+	master             *master.Master
+	metrics            *prometheus.Registry
 }
 
 // openMaster binds the ports, then opens the store: a busy port must not leave
@@ -66,9 +66,14 @@ func openMaster(ctx context.Context, cfg masterConfig) (p *masterParts, err erro
 			return p, err
 		}
 	}
+	if cfg.notify != "" {
+		if p.notify, err = listen("--notify", cfg.notify); err != nil {
+			return p, err
+		}
+	}
 	mc := master.Config{
 		ID: client.NewID(), Version: version,
-		Listener: p.grpc, HTTP: p.http, Masters: advertised(cfg.advertise, p.grpc.Addr()),
+		Listener: p.grpc, HTTP: p.http, Notify: p.notify, Masters: advertised(cfg.advertise, p.grpc.Addr()),
 		LostAfter: cfg.lostAfter, Tick: cfg.tick, Logger: cfg.log, Metrics: p.metrics,
 	}
 	mc.Host, _ = os.Hostname() // for people
@@ -107,7 +112,7 @@ func (p *masterParts) openStore(ctx context.Context, cfg masterConfig, mc *maste
 
 // close releases what openMaster took. The master must not run.
 func (p *masterParts) close() {
-	for _, l := range []net.Listener{p.grpc, p.http} {
+	for _, l := range []net.Listener{p.grpc, p.http, p.notify} {
 		if l != nil {
 			_ = l.Close() // a master that has run closed it already
 		}
@@ -209,6 +214,9 @@ func (f addrFile) write(p *masterParts) error {
 	fmt.Fprintf(&b, "grpc=%s\n", own(p.grpc))
 	if p.http != nil {
 		fmt.Fprintf(&b, "http=%s\n", own(p.http))
+	}
+	if p.notify != nil {
+		fmt.Fprintf(&b, "notify=%s\n", own(p.notify))
 	}
 	temp, err := os.CreateTemp(filepath.Dir(string(f)), filepath.Base(string(f))+".*")
 	if err != nil {

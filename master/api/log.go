@@ -28,7 +28,7 @@ func (s *Server) ReadLog(req *holdfastv1.ReadLogRequest, stream holdfastv1.Contr
 	case req.GetOffset() > 0 && req.GetStepNumber() == 0:
 		return rpcerr.New(rpcerr.Invalid, "an offset needs a step number")
 	}
-	over, err := s.follow("log")
+	over, err := s.Follow("log")
 	if err != nil {
 		return err
 	}

@@ -242,7 +242,7 @@ func TestReadyz(t *testing.T) {
 	r := mastertest.Start(t, nil)
 	for want, p := range map[string]api.Peers{"ready\n": nil, "ready; other masters that serve: 2\n": serving(2)} {
 		s, err := api.New(api.Config{
-			Store: r.Store, Commit: commitNothing{}, Hub: new(notify.Hub), Peers: p,
+			Store: r.Store, Commit: commitNothing{}, Hub: new(notify.Hub), Feed: notify.NewFeed(notify.FeedConfig{}), Peers: p,
 			Statuses: func() []api.SlaveStatus { return nil }, Brake: func() api.Brake { return api.Brake{} },
 			ReleaseBrake: releaseNothing, NotReady: func() error { return nil },
 		})

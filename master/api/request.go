@@ -189,18 +189,6 @@ func checkName(what, text string) error {
 	return nil
 }
 
-// checkTopic checks a topic prefix. One that could not be a topic would select
-// nothing, for ever.
-func checkTopic(topic string) error {
-	word := func(w string) bool {
-		return w != "" && !strings.ContainsFunc(w, func(r rune) bool { return (r < 'a' || r > 'z') && r != '_' })
-	}
-	if topic == "*" || len(topic) <= maxWord && !slices.ContainsFunc(strings.Split(topic, "."), func(w string) bool { return !word(w) }) {
-		return nil
-	}
-	return rpcerr.New(rpcerr.Invalid, "%.40q is no topic: expected a prefix such as build or build.shelved, or * for all", topic)
-}
-
 // first returns the first error.
 func first(errs ...error) error {
 	for _, err := range errs {

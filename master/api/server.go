@@ -54,6 +54,8 @@ type Config struct {
 	Store  store.Store
 	Commit Committer
 	Hub    *notify.Hub
+	// Feed is read by who watches events; somebody else runs it.
+	Feed *notify.Feed
 	// Statuses returns the slaves connected to this master.
 	Statuses func() []SlaveStatus
 	// Brake returns the mass-silence brake; ReleaseBrake lets go of it for a
@@ -93,9 +95,9 @@ type Server struct {
 
 // New makes a server.
 func New(cfg Config) (*Server, error) {
-	if cfg.Store == nil || cfg.Commit == nil || cfg.Hub == nil || cfg.Statuses == nil || cfg.NotReady == nil ||
+	if cfg.Store == nil || cfg.Commit == nil || cfg.Hub == nil || cfg.Feed == nil || cfg.Statuses == nil || cfg.NotReady == nil ||
 		cfg.Brake == nil || cfg.ReleaseBrake == nil {
-		return nil, errors.New("api: Store, Commit, Hub, Statuses, Brake, ReleaseBrake and NotReady are required")
+		return nil, errors.New("api: Store, Commit, Hub, Feed, Statuses, Brake, ReleaseBrake and NotReady are required")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -118,8 +120,9 @@ func New(cfg Config) (*Server, error) {
 		streams: semaphore.NewWeighted(int64(cfg.MaxStreams))}, nil
 }
 
-// follow admits a stream. The caller calls over at its end.
-func (s *Server) follow(kind string) (over func(), err error) {
+// Follow admits a stream of logs or events, whatever it is carried by. The caller calls
+// over at its end.
+func (s *Server) Follow(kind string) (over func(), err error) {
 	if !s.streams.TryAcquire(1) {
 		return nil, rpcerr.New(rpcerr.NotReady, "the master serves %d streams of logs and events, its limit; try again later", s.cfg.MaxStreams)
 	}
@@ -156,6 +159,8 @@ func refusal(err error) error {
 		return refused
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
+	case errors.Is(err, notify.ErrReset):
+		return rpcerr.New(rpcerr.WrongStore, "%v", err)
 	case errors.Is(err, store.ErrNotFound):
 		return rpcerr.New(rpcerr.NotFound, "%v", err)
 	case errors.Is(err, store.ErrConflict):

@@ -71,7 +71,7 @@ func TestWatch(t *testing.T) {
 		reason rpcerr.Reason
 		words  string
 	}{
-		{"beyond the newest", &holdfastv1.WatchRequest{Since: 5}, rpcerr.WrongStore, "the newest is 4: the store was restored, start over"},
+		{"beyond the newest", &holdfastv1.WatchRequest{Since: 5}, rpcerr.WrongStore, "the newest is 4: the store was restored from an older copy: start over"},
 		{"far beyond", &holdfastv1.WatchRequest{Since: 1<<64 - 1}, rpcerr.WrongStore, "start over"},
 		{"no build id", &holdfastv1.WatchRequest{BuildId: "x"}, rpcerr.Invalid, "no build id"},
 		{"too many topics", &holdfastv1.WatchRequest{Topics: make([]string, 101)}, rpcerr.Invalid, "101 topics; at most 100"},

@@ -7,12 +7,13 @@ type Kind uint8
 
 // The kinds of keys. The ID of a Key depends on its kind.
 const (
-	Events Kind = iota // any new event; no ID
-	Build              // a build changed; its id
-	Log                // log bytes of a build were committed; its id
-	Slave              // what is wanted of a slave may have changed; its instance, for names change
-	Queue              // dispatch may be possible now; no ID
-	Away               // a slave went away; no ID
+	Events   Kind = iota // any new event; no ID
+	Build                // a build changed; its id
+	Log                  // log bytes of a build were committed; its id
+	Slave                // what is wanted of a slave may have changed; its instance, for names change
+	Queue                // dispatch may be possible now; no ID
+	Away                 // a slave went away; no ID
+	Commands             // a row of the command table may want an answer; no ID
 )
 
 // Key is what a subscriber is interested in.
