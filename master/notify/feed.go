@@ -258,6 +258,7 @@ func (f *Feed) Subscribe(ctx context.Context, filter Filter, from Position) (*Re
 	if from.Since > newest {
 		return nil, fmt.Errorf("event %d was never here, the newest is %d: %w", from.Since, newest, ErrReset)
 	}
+	filter.Builds = slices.Compact(slices.Sorted(slices.Values(filter.Builds)))
 	r := &Reader{
 		Newest: newest, feed: f, filter: filter, wake: make(chan struct{}, 1), toNewest: from.ToNewest,
 		at: from.Since, pending: from.Since + 1,

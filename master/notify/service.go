@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -28,10 +29,9 @@ const (
 	idle = time.Minute
 	// stillThere is how often one that has ended its side is sent an empty line, since
 	// nothing else tells that it is gone.
-	stillThere = 30 * time.Second
-	// readGrace is how long a reader may take nothing of what was sent, and
-	// lastWords how much longer it may take to hear why it is dropped.
-	readGrace = 10 * time.Second
+	stillThere   = 30 * time.Second
+	defaultGrace = 10 * time.Second
+	// lastWords is how much longer than Grace it may take to hear why one is dropped.
 	lastWords = 2 * time.Second
 	// acceptPause is the wait after a connection could not be accepted, for lack of
 	// file descriptors for instance.
@@ -44,6 +44,8 @@ type ServiceConfig struct {
 	Hub     *Hub
 	StoreID string
 	Logger  *slog.Logger
+	// Grace is how long a client may take nothing of what it was sent. Default: 10 s.
+	Grace time.Duration
 	// Admit is asked before a connection is served; over is called at its end.
 	Admit func() (over func(), err error)
 }
@@ -53,20 +55,26 @@ type ServiceConfig struct {
 //
 // A connection has two goroutines. What a client sends is read a line at a time, what it is
 // sent is shared with all others but for one batch of events. It is dropped if it takes
-// nothing for 10 s.
+// nothing for too long.
 type Service struct{ cfg ServiceConfig }
 
 // NewService makes a service.
-func NewService(cfg ServiceConfig) *Service { return &Service{cfg} }
+func NewService(cfg ServiceConfig) *Service {
+	if cfg.Grace <= 0 {
+		cfg.Grace = defaultGrace
+	}
+	return &Service{cfg}
+}
 
 // Serve serves l until ctx ends, then tells everybody and closes. It closes l. An error
 // is one that no later connection would get past.
 func (s *Service) Serve(ctx context.Context, l net.Listener) error {
-	closed := context.AfterFunc(ctx, func() { l.Close() })
-	defer closed()
-	defer l.Close()
 	var conns sync.WaitGroup
 	defer conns.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	closed := context.AfterFunc(ctx, func() { l.Close() })
+	defer closed()
 	for {
 		c, err := l.Accept()
 		switch {
@@ -75,7 +83,8 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 				c.Close()
 			}
 			return nil
-		case errors.Is(err, net.ErrClosed):
+		case err != nil && !passes(err):
+			l.Close()
 			return fmt.Errorf("notification service: %w", err)
 		case err != nil:
 			s.cfg.Logger.Warn("a client of the notification service was not accepted", "err", err)
@@ -87,6 +96,16 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 		}
 		conns.Go(func() { s.serve(ctx, c) })
 	}
+}
+
+// passes reports whether the next connection may be accepted after this error.
+func passes(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.EINTR} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Service) serve(ctx context.Context, c net.Conn) {
@@ -127,7 +146,7 @@ type client struct {
 
 var (
 	errStopping = errors.New("the master is stopping; connect again, and go on with SINCE and your last number")
-	errSlow     = fmt.Errorf("you have taken nothing for %v; connect again, and go on with SINCE and your last number", readGrace)
+	errSlow     = errors.New("you have read too slowly: nothing for some time; connect again, and go on with SINCE and your last number")
 	errIdle     = fmt.Errorf("you have said nothing for %v, and subscribed to nothing", idle)
 	errMistakes = errors.New("too many mistakes")
 	errLine     = fmt.Errorf("a line has at most %d bytes", maxLine)
@@ -327,7 +346,7 @@ func (c *client) send(lines ...[]byte) error {
 	if c.broken {
 		return errSlow
 	}
-	if err := c.conn.SetWriteDeadline(time.Now().Add(readGrace)); err != nil {
+	if err := c.conn.SetWriteDeadline(time.Now().Add(c.service.cfg.Grace)); err != nil {
 		return err
 	}
 	sizes := make([]int, len(lines))
