@@ -228,6 +228,7 @@ type farm struct {
 	master *daemon
 	addr   string // of the master itself
 	http   string
+	notify string // of its notification service; empty: it has none
 	link   *proxy
 	store  string            // URL of the PostgreSQL database; empty: SQLite
 	db     *proxy            // between the master and PostgreSQL
@@ -287,6 +288,9 @@ func (f *farm) readAddr(path string) {
 			}
 			if v, ok := strings.CutPrefix(strings.TrimSpace(line), "http="); ok {
 				f.http = v
+			}
+			if v, ok := strings.CutPrefix(strings.TrimSpace(line), "notify="); ok {
+				f.notify = v
 			}
 		}
 		return f.addr != "" && f.http != ""
