@@ -171,6 +171,9 @@ func (m *Master) joinPeers(commit *meteredCommitter) (err error) {
 	return err
 }
 
+// Feed is read by who watches events in the same process; Run runs it.
+func (m *Master) Feed() *notify.Feed { return m.feed }
+
 // Run serves until ctx ends or a component fails; it returns nil after a stop
 // asked for through ctx, else the first failure. A failed store is fatal: the
 // process must exit and be started again (P-commit).

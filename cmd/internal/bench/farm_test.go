@@ -31,6 +31,7 @@ type farm struct {
 	dir    string
 	ledger *ledger
 	url    string // of the PostgreSQL store; else empty
+	master *master.Master
 	client *client.Client
 	fakes  []*fakeRunners // of slave i; nil if its runners are real
 }
@@ -54,6 +55,7 @@ func newFarm(b *testing.B, open openFunc, slaves int, tune func(f *farm, cfg *sl
 	if err != nil {
 		b.Fatal(err)
 	}
+	f.master = m
 	f.run(m.Run)
 	if f.client, err = client.Dial(b.Context(), client.Config{Addr: addr, Patience: patience}); err != nil {
 		b.Fatal(err)

@@ -6,6 +6,8 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"holdfast/master/lifecycle"
 	"holdfast/master/store"
@@ -15,6 +17,8 @@ import (
 // log byte once.
 type ledger struct {
 	store.Store
+	// watch, if it is set, is told of each commit, before anybody else is.
+	watch atomic.Pointer[func(took time.Duration, ops []store.Op)]
 
 	mu    sync.Mutex // guards the fields below
 	sum   counts
@@ -50,8 +54,12 @@ func newLedger(s store.Store) *ledger {
 
 // Commit implements store.Store.
 func (l *ledger) Commit(ctx context.Context, ops ...store.Op) error {
+	began := time.Now()
 	if err := l.Store.Commit(ctx, ops...); err != nil {
 		return err
+	}
+	if watch := l.watch.Load(); watch != nil {
+		(*watch)(time.Since(began), ops)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
