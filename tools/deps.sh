@@ -22,6 +22,7 @@ nft         nftables    packet loss and resets
 mkfs.ext4   e2fsprogs   small disks to fill
 mount       mount       small disks to fill
 sqlite3     sqlite3     reading the store as other tools do
+nc          netcat-openbsd  the notification service, as a person uses it
 postgres    postgresql  the store in PostgreSQL, in clusters that tests make and throw away
 pgbouncer   pgbouncer   that the store refuses to go through a connection pooler
 spin        spin        searching the models of the protocol
