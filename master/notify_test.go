@@ -119,6 +119,7 @@ func (w *web) events(query string, header ...string) (*stream, int, string) {
 	if err != nil {
 		w.Fatal(err)
 	}
+	w.Cleanup(func() { resp.Body.Close() })
 	if resp.StatusCode != http.StatusOK {
 		body, _ := io.ReadAll(resp.Body)
 		return nil, resp.StatusCode, string(body)

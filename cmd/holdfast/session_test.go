@@ -135,6 +135,8 @@ steps:
 	do("events", "--build", id, "--topic", "bulid")
 	do("cancel", id, "--reason", "too late")
 	do("unshelve", id, "--reason", "was never there")
+	do("reprioritise", id, "--priority", "3", "--reason", "too late")
+	do("reprioritise", id, "--reason", "no number")
 
 	write("name: shelved\nretry: {max_transient: 1}\nsteps:\n  - {name: s, run: \"echo evidence; exit 75\", retry_exit_codes: [75]}\n")
 	do("run", "-f", file)

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"holdfast/master/lifecycle"
+	"holdfast/master/spec"
 	"holdfast/master/spec/specpb"
 	"holdfast/master/store"
 	"holdfast/proto/failpoint"
@@ -87,6 +88,23 @@ func (s *Server) UnshelveBuild(ctx context.Context, req *holdfastv1.UnshelveBuil
 		return nil, err
 	}
 	return &holdfastv1.UnshelveBuildResponse{State: string(op.State)}, nil
+}
+
+// ReprioritiseBuild changes the priority of a build that waits.
+func (s *Server) ReprioritiseBuild(ctx context.Context, req *holdfastv1.ReprioritiseBuildRequest) (*holdfastv1.ReprioritiseBuildResponse, error) {
+	id, who, err := person(req)
+	if err != nil {
+		return nil, err
+	}
+	p := int(req.GetPriority())
+	if p < spec.MinPriority || p > spec.MaxPriority {
+		return nil, rpcerr.New(rpcerr.Invalid, "priority %d: expected %d to %d", p, spec.MinPriority, spec.MaxPriority)
+	}
+	op := &store.Reprioritise{Now: time.Now(), RequestKey: req.GetRequestKey(), Build: id, Priority: p, Who: who, Why: req.GetReason()}
+	if err := s.do(ctx, op, &op.Err); err != nil {
+		return nil, err
+	}
+	return &holdfastv1.ReprioritiseBuildResponse{State: string(op.State)}, nil
 }
 
 // do commits one operation and maps both kinds of failure. While nothing can be

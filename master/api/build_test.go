@@ -351,6 +351,23 @@ func TestCancelBuild(t *testing.T) {
 	}
 }
 
+func TestReprioritiseBuild(t *testing.T) {
+	t.Parallel()
+	r := mastertest.Start(t, nil)
+	build := r.Submit(1)
+	change := func(build string, priority int32) error {
+		_, err := r.Control.ReprioritiseBuild(t.Context(), &holdfastv1.ReprioritiseBuildRequest{BuildId: build, Who: "ann", Reason: "release", Priority: priority})
+		return err
+	}
+	if err := change(build, 1_000_000); err != nil || get(r, build).GetPriority() != 1_000_000 {
+		t.Errorf("%v: %v", get(r, build), err)
+	}
+	refused(t, change(build, 1_000_001), rpcerr.Invalid, "priority 1000001: expected -1000000 to 1000000")
+	refused(t, change(ulid.Make().String(), 1), rpcerr.NotFound)
+	r.Cancel(build)
+	refused(t, change(build, 1), rpcerr.BadState, "build does not wait")
+}
+
 func TestUnshelveBuild(t *testing.T) {
 	t.Parallel()
 	r := mastertest.Start(t, nil)

@@ -43,7 +43,7 @@ func (rawCodec) Unmarshal(data []byte, v any) error { *v.(*[]byte) = data; retur
 
 // calls are all methods of the service; true: it answers with a stream.
 var calls = map[string]bool{
-	"SubmitBuild": false, "GetBuild": false, "ListBuilds": false, "CancelBuild": false, "UnshelveBuild": false,
+	"SubmitBuild": false, "GetBuild": false, "ListBuilds": false, "CancelBuild": false, "UnshelveBuild": false, "ReprioritiseBuild": false,
 	"ExplainBuild": false, "ListSlaves": false, "GetMaster": false, "ReadLog": true, "Watch": true,
 }
 
@@ -138,6 +138,8 @@ func TestHostileIDs(t *testing.T) {
 			check("cancel", err)
 			_, err = r.Control.UnshelveBuild(ctx, &holdfastv1.UnshelveBuildRequest{BuildId: id, Reason: "r", Who: "w"})
 			check("unshelve", err)
+			_, err = r.Control.ReprioritiseBuild(ctx, &holdfastv1.ReprioritiseBuildRequest{BuildId: id, Reason: "r", Who: "w"})
+			check("reprioritise", err)
 			_, err = r.Control.ExplainBuild(ctx, &holdfastv1.ExplainBuildRequest{BuildId: id})
 			check("explain", err)
 			_, err = readLog(ctx, r.Control, &holdfastv1.ReadLogRequest{BuildId: id, Follow: true})
@@ -193,7 +195,7 @@ func TestHostileWords(t *testing.T) {
 			if tt.reason == "" {
 				tt.reason = "why"
 			}
-			for _, method := range []string{"CancelBuild", "UnshelveBuild"} {
+			for _, method := range []string{"CancelBuild", "UnshelveBuild", "ReprioritiseBuild"} {
 				var req []byte
 				for i, text := range []string{build, tt.reason, tt.who, tt.key} { // fields 1 to 4
 					req = protowire.AppendString(protowire.AppendTag(req, protowire.Number(i+1), protowire.BytesType), text)
@@ -302,14 +304,15 @@ func TestDamagedRequests(t *testing.T) {
 	build := r.Submit(1)
 	conn := r.Dial()
 	requests := map[string]proto.Message{
-		"SubmitBuild":   submission(func(r *holdfastv1.SubmitBuildRequest) { r.RequestKey = "k" }),
-		"GetBuild":      &holdfastv1.GetBuildRequest{BuildId: build},
-		"ListBuilds":    &holdfastv1.ListBuildsRequest{BeforeId: build, Limit: 3, States: []string{"queued"}, WithAttempts: true},
-		"CancelBuild":   &holdfastv1.CancelBuildRequest{BuildId: build, Reason: "r", Who: "w", RequestKey: "c"},
-		"UnshelveBuild": &holdfastv1.UnshelveBuildRequest{BuildId: build, Reason: "r", Who: "w", RequestKey: "u"},
-		"ExplainBuild":  &holdfastv1.ExplainBuildRequest{BuildId: build},
-		"ReadLog":       &holdfastv1.ReadLogRequest{BuildId: build, AttemptNumber: 1, StepNumber: 1, Offset: 1},
-		"Watch":         &holdfastv1.WatchRequest{Since: 1, Topics: []string{"build"}, BuildId: build, StopAtNewest: true},
+		"SubmitBuild":       submission(func(r *holdfastv1.SubmitBuildRequest) { r.RequestKey = "k" }),
+		"GetBuild":          &holdfastv1.GetBuildRequest{BuildId: build},
+		"ListBuilds":        &holdfastv1.ListBuildsRequest{BeforeId: build, Limit: 3, States: []string{"queued"}, WithAttempts: true},
+		"CancelBuild":       &holdfastv1.CancelBuildRequest{BuildId: build, Reason: "r", Who: "w", RequestKey: "c"},
+		"UnshelveBuild":     &holdfastv1.UnshelveBuildRequest{BuildId: build, Reason: "r", Who: "w", RequestKey: "u"},
+		"ReprioritiseBuild": &holdfastv1.ReprioritiseBuildRequest{BuildId: build, Reason: "r", Who: "w", RequestKey: "p", Priority: 7},
+		"ExplainBuild":      &holdfastv1.ExplainBuildRequest{BuildId: build},
+		"ReadLog":           &holdfastv1.ReadLogRequest{BuildId: build, AttemptNumber: 1, StepNumber: 1, Offset: 1},
+		"Watch":             &holdfastv1.WatchRequest{Since: 1, Topics: []string{"build"}, BuildId: build, StopAtNewest: true},
 	}
 	rng := rand.New(rand.NewPCG(1, 2))
 	for method, m := range requests {

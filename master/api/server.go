@@ -165,7 +165,7 @@ func refusal(err error) error {
 		return rpcerr.New(rpcerr.NotFound, "%v", err)
 	case errors.Is(err, store.ErrConflict):
 		return rpcerr.New(rpcerr.Conflict, "%v", err)
-	case errors.Is(err, store.ErrState), errors.Is(err, lifecycle.ErrFinal), errors.Is(err, lifecycle.ErrNotShelved):
+	case errors.Is(err, store.ErrState), errors.Is(err, lifecycle.ErrFinal), errors.Is(err, lifecycle.ErrNotShelved), errors.Is(err, lifecycle.ErrNotWaiting):
 		return rpcerr.New(rpcerr.BadState, "%v", err)
 	case errors.Is(err, store.ErrPoison):
 		return rpcerr.New(rpcerr.Invalid, "%v", err)

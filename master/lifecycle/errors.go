@@ -17,6 +17,8 @@ var (
 	ErrNotLive = errors.New("attempt is over")
 	// ErrNotShelved: only a shelved build can be unshelved.
 	ErrNotShelved = errors.New("build is not shelved")
+	// ErrNotWaiting: only a build that waits, queued or on the shelf, has a use for a priority.
+	ErrNotWaiting = errors.New("build does not wait")
 	// ErrFinal: the build has ended and stays as it ended.
 	ErrFinal = errors.New("build has ended")
 )

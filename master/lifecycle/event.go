@@ -4,15 +4,16 @@ import "time"
 
 // Topics of events. A watcher subscribes by prefix.
 const (
-	TopicBuildQueued    = "build.queued"
-	TopicBuildRecovered = "build.recovered" // a slave brought it back to a restored store
-	TopicBuildRunning   = "build.running"
-	TopicBuildRetry     = "build.retry"
-	TopicBuildShelved   = "build.shelved"
-	TopicBuildUnshelved = "build.unshelved"
-	TopicBuildSucceeded = "build.succeeded"
-	TopicBuildFailed    = "build.failed"
-	TopicBuildCancelled = "build.cancelled"
+	TopicBuildQueued        = "build.queued"
+	TopicBuildRecovered     = "build.recovered" // a slave brought it back to a restored store
+	TopicBuildRunning       = "build.running"
+	TopicBuildRetry         = "build.retry"
+	TopicBuildShelved       = "build.shelved"
+	TopicBuildUnshelved     = "build.unshelved"
+	TopicBuildReprioritised = "build.reprioritised"
+	TopicBuildSucceeded     = "build.succeeded"
+	TopicBuildFailed        = "build.failed"
+	TopicBuildCancelled     = "build.cancelled"
 
 	TopicAttemptAssigned      = "attempt.assigned"
 	TopicAttemptAccepted      = "attempt.accepted"

@@ -41,6 +41,24 @@ func (r *Record) Cancel(now time.Time, who, why string) error {
 	return nil
 }
 
+// Reprioritise changes the priority of a build that waits: ErrNotWaiting of one that does not.
+// The same priority again is no change.
+func (r *Record) Reprioritise(now time.Time, priority int, who, why string) error {
+	b := &r.Build
+	if b.State != BuildQueued && b.State != BuildShelved {
+		return fmt.Errorf("reprioritise build %s, %s: %w", b.ID, b.State, ErrNotWaiting)
+	}
+	if b.Policy.Priority == priority {
+		return nil
+	}
+	t := r.at(now)
+	old := b.Policy.Priority
+	b.Policy.Priority = priority
+	r.notes.build = true
+	r.emit(Event{At: t, Topic: TopicBuildReprioritised, Who: who, Why: why, Data: data{"priority": priority, "before": old}})
+	return nil
+}
+
 // Unshelve puts a shelved build back into the queue for one more attempt.
 func (r *Record) Unshelve(now time.Time, who, why string) error {
 	b := &r.Build

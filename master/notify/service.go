@@ -393,7 +393,7 @@ func (c *client) farewell(err error) {
 		err = errStopping
 	}
 	c.writing.Lock()
-	words := append(c.rest, "ERR "+err.Error()+"\n"...)
+	words := fmt.Appendf(c.rest, "ERR %v\n", err)
 	c.writing.Unlock()
 	// Whatever comes of it, the connection is closed.
 	_ = c.conn.SetWriteDeadline(time.Now().Add(lastWords))

@@ -174,6 +174,9 @@ func (c *Committer) Ready() error {
 func (c *Committer) enqueue(ctx context.Context, call *call) error {
 	for _, op := range call.ops {
 		call.size += sizeOf(op)
+		if u, ok := op.(*Reprioritise); ok && u.RequestKey == "" {
+			u.RequestKey = c.cfg.NewKey()
+		}
 		if u, ok := op.(*Unshelve); ok && u.RequestKey == "" {
 			// It must not grant two attempts if its group has to run twice.
 			u.RequestKey = c.cfg.NewKey()

@@ -265,6 +265,21 @@ type Unshelve struct {
 	emitted
 }
 
+// Reprioritise changes the priority of a build that waits.
+type Reprioritise struct {
+	Now        time.Time
+	RequestKey string
+	Build      lifecycle.BuildID
+	Priority   int
+	Who, Why   string
+
+	// results
+	State lifecycle.BuildState
+	Err   error
+
+	emitted
+}
+
 // Assign makes an attempt of a queued build on a connected slave with a free
 // slot; conditional on all three.
 type Assign struct {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"holdfast/master/lifecycle"
@@ -148,6 +149,24 @@ func (op *Unshelve) refuse(err error) { op.Err = err }
 func (op *Unshelve) apply(_ context.Context, g *group) error {
 	op.State, op.Err = person(g, "unshelve", op.RequestKey, op.Build, op.Who, op.Why, op.Now,
 		func(r *lifecycle.Record) error { return r.Unshelve(op.Now, op.Who, op.Why) })
+	return failure(op.Err)
+}
+
+func (op *Reprioritise) keys(k *Keys) {
+	k.Builds = append(k.Builds, op.Build)
+	if op.RequestKey != "" {
+		k.Requests = append(k.Requests, op.RequestKey)
+	}
+}
+
+func (op *Reprioritise) reset()           { op.State, op.Err = "", nil }
+func (op *Reprioritise) refuse(err error) { op.Err = err }
+
+// apply changes the priority, once per request key: a second run must not undo what
+// somebody else has changed since.
+func (op *Reprioritise) apply(_ context.Context, g *group) error {
+	op.State, op.Err = person(g, "reprioritise", op.RequestKey, op.Build, op.Who, strconv.Itoa(op.Priority)+" "+op.Why, op.Now,
+		func(r *lifecycle.Record) error { return r.Reprioritise(op.Now, op.Priority, op.Who, op.Why) })
 	return failure(op.Err)
 }
 

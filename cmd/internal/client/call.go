@@ -127,6 +127,15 @@ func (c *Client) Unshelve(ctx context.Context, id, who, reason string) (string, 
 	return resp.GetState(), err
 }
 
+// Reprioritise changes the priority of a build that waits and returns its state.
+func (c *Client) Reprioritise(ctx context.Context, id string, priority int32, who, reason string) (string, error) {
+	req := &holdfastv1.ReprioritiseBuildRequest{BuildId: id, Priority: priority, Who: who, Reason: reason, RequestKey: NewID()}
+	resp, err := order(ctx, c, func(ctx context.Context) (*holdfastv1.ReprioritiseBuildResponse, error) {
+		return c.rpc.ReprioritiseBuild(ctx, req)
+	})
+	return resp.GetState(), err
+}
+
 // Build returns a build with its attempts.
 func (c *Client) Build(ctx context.Context, id string) (*holdfastv1.Build, error) {
 	resp, err := ask(ctx, c, func(ctx context.Context) (*holdfastv1.GetBuildResponse, error) {

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -152,6 +153,64 @@ func testCancelUnshelve(r *rig) {
 	if late.State != lifecycle.BuildSucceeded {
 		r.Errorf("state told is %s", late.State)
 	}
+}
+
+func testReprioritise(r *rig) {
+	one, two := r.submit(), r.submit()
+	order := func(want ...lifecycle.BuildID) {
+		r.Helper()
+		queue, err := r.s.Queue(r.ctx, store.QueueFilter{Limit: 10})
+		if err != nil {
+			r.Fatal(err)
+		}
+		var got []lifecycle.BuildID
+		for i := range queue {
+			got = append(got, queue[i].ID)
+		}
+		if !slices.Equal(got, want) {
+			r.Errorf("queue %v, want %v", got, want)
+		}
+	}
+	change := func(id lifecycle.BuildID, key string, priority int) *store.Reprioritise {
+		op := &store.Reprioritise{Now: r.tick(), RequestKey: key, Build: id, Priority: priority, Who: "ann", Why: "release"}
+		r.commit(op)
+		return op
+	}
+	order(one, two)
+	if op := change(two, "k", 7); op.Err != nil || op.State != lifecycle.BuildQueued {
+		r.Errorf("reprioritise: %s, %v", op.State, op.Err)
+	}
+	order(two, one)
+	r.want("the other back", change(two, "l", -7).Err, nil)
+	order(one, two)
+	// The first request, whose reply was lost, does not undo the second one.
+	r.want("again", change(two, "k", 7).Err, nil)
+	order(one, two)
+	r.want("same key, another priority", change(two, "k", 8).Err, store.ErrConflict)
+	r.want("of nothing", change("nothing", "", 8).Err, store.ErrNotFound)
+	if rec := r.record(two); rec.Build.Policy.Priority != -7 {
+		r.Errorf("priority %d", rec.Build.Policy.Priority)
+	}
+	events, err := r.s.BuildEvents(r.ctx, two)
+	if err != nil {
+		r.Fatal(err)
+	}
+	var told []string
+	for _, e := range events {
+		if e.Topic == lifecycle.TopicBuildReprioritised {
+			told = append(told, fmt.Sprint(e.Who, " ", e.Why, " ", e.Data["before"], " ", e.Data["priority"]))
+		}
+	}
+	if want := []string{"ann release 0 7", "ann release 7 -7"}; !slices.Equal(told, want) {
+		r.Errorf("events %q, want %q", told, want)
+	}
+	sl := r.slave("b7", 2)
+	sl.connect()
+	sl.running(one, 1)
+	r.want("of a build that runs", change(one, "m", 8).Err, store.ErrState)
+	cancel := &store.Cancel{Now: r.tick(), Build: two, Who: "ann", Why: "enough"}
+	r.commit(cancel)
+	r.want("of a build that is over", change(two, "n", 8).Err, store.ErrState)
 }
 
 func testAssign(r *rig) {

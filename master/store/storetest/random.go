@@ -109,6 +109,10 @@ func (w *world) step() {
 		if id, ok := pick(w, w.builds); ok {
 			w.commit(&store.Cancel{Now: w.tick(), Build: id, Who: "ann", Why: "random"})
 		}
+	case n < 39:
+		if id, ok := pick(w, w.builds); ok {
+			w.commit(&store.Reprioritise{Now: w.tick(), RequestKey: w.id(), Build: id, Priority: w.rnd.IntN(3), Who: "ann"})
+		}
 	case n < 42:
 		if id, ok := pick(w, w.builds); ok {
 			w.commit(&store.Unshelve{Now: w.tick(), RequestKey: w.id(), Build: id, Who: "ann"})

@@ -19,6 +19,7 @@ var cases = []struct {
 	{"Submit", testSubmit},
 	{"RequestKeys", testRequestKeys},
 	{"CancelUnshelve", testCancelUnshelve},
+	{"Reprioritise", testReprioritise},
 	{"Assign", testAssign},
 	{"Withdraw", testWithdraw},
 	{"Refused", testRefused},

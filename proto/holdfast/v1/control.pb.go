@@ -84,7 +84,7 @@ func (x ChangeSlaveRequest_Change) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ChangeSlaveRequest_Change.Descriptor instead.
 func (ChangeSlaveRequest_Change) EnumDescriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{15, 0}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{17, 0}
 }
 
 type SubmitBuildRequest struct {
@@ -647,6 +647,127 @@ func (x *UnshelveBuildResponse) GetState() string {
 	return ""
 }
 
+type ReprioritiseBuildRequest struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	BuildId    string                 `protobuf:"bytes,1,opt,name=build_id,json=buildId,proto3" json:"build_id,omitempty"`
+	Reason     string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Who        string                 `protobuf:"bytes,3,opt,name=who,proto3" json:"who,omitempty"`
+	RequestKey string                 `protobuf:"bytes,4,opt,name=request_key,json=requestKey,proto3" json:"request_key,omitempty"`
+	// priority is from -1,000,000 to 1,000,000; higher is dispatched first.
+	Priority      int32 `protobuf:"varint,5,opt,name=priority,proto3" json:"priority,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReprioritiseBuildRequest) Reset() {
+	*x = ReprioritiseBuildRequest{}
+	mi := &file_holdfast_v1_control_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReprioritiseBuildRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReprioritiseBuildRequest) ProtoMessage() {}
+
+func (x *ReprioritiseBuildRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_control_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReprioritiseBuildRequest.ProtoReflect.Descriptor instead.
+func (*ReprioritiseBuildRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ReprioritiseBuildRequest) GetBuildId() string {
+	if x != nil {
+		return x.BuildId
+	}
+	return ""
+}
+
+func (x *ReprioritiseBuildRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ReprioritiseBuildRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *ReprioritiseBuildRequest) GetRequestKey() string {
+	if x != nil {
+		return x.RequestKey
+	}
+	return ""
+}
+
+func (x *ReprioritiseBuildRequest) GetPriority() int32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+type ReprioritiseBuildResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	State         string                 `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReprioritiseBuildResponse) Reset() {
+	*x = ReprioritiseBuildResponse{}
+	mi := &file_holdfast_v1_control_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReprioritiseBuildResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReprioritiseBuildResponse) ProtoMessage() {}
+
+func (x *ReprioritiseBuildResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_control_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReprioritiseBuildResponse.ProtoReflect.Descriptor instead.
+func (*ReprioritiseBuildResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ReprioritiseBuildResponse) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
 type ExplainBuildRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	BuildId       string                 `protobuf:"bytes,1,opt,name=build_id,json=buildId,proto3" json:"build_id,omitempty"`
@@ -656,7 +777,7 @@ type ExplainBuildRequest struct {
 
 func (x *ExplainBuildRequest) Reset() {
 	*x = ExplainBuildRequest{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[10]
+	mi := &file_holdfast_v1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +789,7 @@ func (x *ExplainBuildRequest) String() string {
 func (*ExplainBuildRequest) ProtoMessage() {}
 
 func (x *ExplainBuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[10]
+	mi := &file_holdfast_v1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +802,7 @@ func (x *ExplainBuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainBuildRequest.ProtoReflect.Descriptor instead.
 func (*ExplainBuildRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ExplainBuildRequest) GetBuildId() string {
@@ -701,7 +822,7 @@ type ExplainBuildResponse struct {
 
 func (x *ExplainBuildResponse) Reset() {
 	*x = ExplainBuildResponse{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[11]
+	mi := &file_holdfast_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -713,7 +834,7 @@ func (x *ExplainBuildResponse) String() string {
 func (*ExplainBuildResponse) ProtoMessage() {}
 
 func (x *ExplainBuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[11]
+	mi := &file_holdfast_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -726,7 +847,7 @@ func (x *ExplainBuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainBuildResponse.ProtoReflect.Descriptor instead.
 func (*ExplainBuildResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ExplainBuildResponse) GetLines() []string {
@@ -744,7 +865,7 @@ type ListSlavesRequest struct {
 
 func (x *ListSlavesRequest) Reset() {
 	*x = ListSlavesRequest{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[12]
+	mi := &file_holdfast_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -756,7 +877,7 @@ func (x *ListSlavesRequest) String() string {
 func (*ListSlavesRequest) ProtoMessage() {}
 
 func (x *ListSlavesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[12]
+	mi := &file_holdfast_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -769,7 +890,7 @@ func (x *ListSlavesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSlavesRequest.ProtoReflect.Descriptor instead.
 func (*ListSlavesRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 type ListSlavesResponse struct {
@@ -783,7 +904,7 @@ type ListSlavesResponse struct {
 
 func (x *ListSlavesResponse) Reset() {
 	*x = ListSlavesResponse{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[13]
+	mi := &file_holdfast_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +916,7 @@ func (x *ListSlavesResponse) String() string {
 func (*ListSlavesResponse) ProtoMessage() {}
 
 func (x *ListSlavesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[13]
+	mi := &file_holdfast_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +929,7 @@ func (x *ListSlavesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSlavesResponse.ProtoReflect.Descriptor instead.
 func (*ListSlavesResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListSlavesResponse) GetSlaves() []*Slave {
@@ -841,7 +962,7 @@ type Brake struct {
 
 func (x *Brake) Reset() {
 	*x = Brake{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[14]
+	mi := &file_holdfast_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -853,7 +974,7 @@ func (x *Brake) String() string {
 func (*Brake) ProtoMessage() {}
 
 func (x *Brake) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[14]
+	mi := &file_holdfast_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -866,7 +987,7 @@ func (x *Brake) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Brake.ProtoReflect.Descriptor instead.
 func (*Brake) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Brake) GetSinceUs() int64 {
@@ -914,7 +1035,7 @@ type ChangeSlaveRequest struct {
 
 func (x *ChangeSlaveRequest) Reset() {
 	*x = ChangeSlaveRequest{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[15]
+	mi := &file_holdfast_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +1047,7 @@ func (x *ChangeSlaveRequest) String() string {
 func (*ChangeSlaveRequest) ProtoMessage() {}
 
 func (x *ChangeSlaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[15]
+	mi := &file_holdfast_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1060,7 @@ func (x *ChangeSlaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeSlaveRequest.ProtoReflect.Descriptor instead.
 func (*ChangeSlaveRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ChangeSlaveRequest) GetSlave() string {
@@ -989,7 +1110,7 @@ type ChangeSlaveResponse struct {
 
 func (x *ChangeSlaveResponse) Reset() {
 	*x = ChangeSlaveResponse{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[16]
+	mi := &file_holdfast_v1_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1001,7 +1122,7 @@ func (x *ChangeSlaveResponse) String() string {
 func (*ChangeSlaveResponse) ProtoMessage() {}
 
 func (x *ChangeSlaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[16]
+	mi := &file_holdfast_v1_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1014,7 +1135,7 @@ func (x *ChangeSlaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeSlaveResponse.ProtoReflect.Descriptor instead.
 func (*ChangeSlaveResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ChangeSlaveResponse) GetChanged() bool {
@@ -1041,7 +1162,7 @@ type ReleaseBrakeRequest struct {
 
 func (x *ReleaseBrakeRequest) Reset() {
 	*x = ReleaseBrakeRequest{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[17]
+	mi := &file_holdfast_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1174,7 @@ func (x *ReleaseBrakeRequest) String() string {
 func (*ReleaseBrakeRequest) ProtoMessage() {}
 
 func (x *ReleaseBrakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[17]
+	mi := &file_holdfast_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1187,7 @@ func (x *ReleaseBrakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseBrakeRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseBrakeRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReleaseBrakeRequest) GetReason() string {
@@ -1093,7 +1214,7 @@ type ReleaseBrakeResponse struct {
 
 func (x *ReleaseBrakeResponse) Reset() {
 	*x = ReleaseBrakeResponse{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[18]
+	mi := &file_holdfast_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1226,7 @@ func (x *ReleaseBrakeResponse) String() string {
 func (*ReleaseBrakeResponse) ProtoMessage() {}
 
 func (x *ReleaseBrakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[18]
+	mi := &file_holdfast_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1239,7 @@ func (x *ReleaseBrakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseBrakeResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseBrakeResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReleaseBrakeResponse) GetChanged() bool {
@@ -1144,7 +1265,7 @@ type ReadLogRequest struct {
 
 func (x *ReadLogRequest) Reset() {
 	*x = ReadLogRequest{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[19]
+	mi := &file_holdfast_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1277,7 @@ func (x *ReadLogRequest) String() string {
 func (*ReadLogRequest) ProtoMessage() {}
 
 func (x *ReadLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[19]
+	mi := &file_holdfast_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1290,7 @@ func (x *ReadLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLogRequest.ProtoReflect.Descriptor instead.
 func (*ReadLogRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReadLogRequest) GetBuildId() string {
@@ -1219,7 +1340,7 @@ type ReadLogResponse struct {
 
 func (x *ReadLogResponse) Reset() {
 	*x = ReadLogResponse{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[20]
+	mi := &file_holdfast_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1352,7 @@ func (x *ReadLogResponse) String() string {
 func (*ReadLogResponse) ProtoMessage() {}
 
 func (x *ReadLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[20]
+	mi := &file_holdfast_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1365,7 @@ func (x *ReadLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLogResponse.ProtoReflect.Descriptor instead.
 func (*ReadLogResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReadLogResponse) GetAttemptNumber() uint32 {
@@ -1296,7 +1417,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[21]
+	mi := &file_holdfast_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1429,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[21]
+	mi := &file_holdfast_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1442,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchRequest) GetSince() uint64 {
@@ -1373,7 +1494,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[22]
+	mi := &file_holdfast_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1385,7 +1506,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[22]
+	mi := &file_holdfast_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +1519,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchResponse) GetMessage() isWatchResponse_Message {
@@ -1467,7 +1588,7 @@ type GetMasterRequest struct {
 
 func (x *GetMasterRequest) Reset() {
 	*x = GetMasterRequest{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[23]
+	mi := &file_holdfast_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1600,7 @@ func (x *GetMasterRequest) String() string {
 func (*GetMasterRequest) ProtoMessage() {}
 
 func (x *GetMasterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[23]
+	mi := &file_holdfast_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1613,7 @@ func (x *GetMasterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMasterRequest.ProtoReflect.Descriptor instead.
 func (*GetMasterRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 type GetMasterResponse struct {
@@ -1509,7 +1630,7 @@ type GetMasterResponse struct {
 
 func (x *GetMasterResponse) Reset() {
 	*x = GetMasterResponse{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[24]
+	mi := &file_holdfast_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1642,7 @@ func (x *GetMasterResponse) String() string {
 func (*GetMasterResponse) ProtoMessage() {}
 
 func (x *GetMasterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[24]
+	mi := &file_holdfast_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1655,7 @@ func (x *GetMasterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMasterResponse.ProtoReflect.Descriptor instead.
 func (*GetMasterResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetMasterResponse) GetMasterId() string {
@@ -1587,7 +1708,7 @@ type ListMastersRequest struct {
 
 func (x *ListMastersRequest) Reset() {
 	*x = ListMastersRequest{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[25]
+	mi := &file_holdfast_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1599,7 +1720,7 @@ func (x *ListMastersRequest) String() string {
 func (*ListMastersRequest) ProtoMessage() {}
 
 func (x *ListMastersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[25]
+	mi := &file_holdfast_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1612,7 +1733,7 @@ func (x *ListMastersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMastersRequest.ProtoReflect.Descriptor instead.
 func (*ListMastersRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 type ListMastersResponse struct {
@@ -1625,7 +1746,7 @@ type ListMastersResponse struct {
 
 func (x *ListMastersResponse) Reset() {
 	*x = ListMastersResponse{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[26]
+	mi := &file_holdfast_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +1758,7 @@ func (x *ListMastersResponse) String() string {
 func (*ListMastersResponse) ProtoMessage() {}
 
 func (x *ListMastersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[26]
+	mi := &file_holdfast_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +1771,7 @@ func (x *ListMastersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMastersResponse.ProtoReflect.Descriptor instead.
 func (*ListMastersResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListMastersResponse) GetMasters() []*Master {
@@ -1691,7 +1812,7 @@ type Master struct {
 
 func (x *Master) Reset() {
 	*x = Master{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[27]
+	mi := &file_holdfast_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +1824,7 @@ func (x *Master) String() string {
 func (*Master) ProtoMessage() {}
 
 func (x *Master) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[27]
+	mi := &file_holdfast_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +1837,7 @@ func (x *Master) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Master.ProtoReflect.Descriptor instead.
 func (*Master) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Master) GetId() string {
@@ -1837,7 +1958,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[28]
+	mi := &file_holdfast_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1849,7 +1970,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[28]
+	mi := &file_holdfast_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1862,7 +1983,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Event) GetN() uint64 {
@@ -1963,7 +2084,7 @@ type Build struct {
 
 func (x *Build) Reset() {
 	*x = Build{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[29]
+	mi := &file_holdfast_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2096,7 @@ func (x *Build) String() string {
 func (*Build) ProtoMessage() {}
 
 func (x *Build) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[29]
+	mi := &file_holdfast_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2109,7 @@ func (x *Build) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Build.ProtoReflect.Descriptor instead.
 func (*Build) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Build) GetId() string {
@@ -2128,7 +2249,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[30]
+	mi := &file_holdfast_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2140,7 +2261,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[30]
+	mi := &file_holdfast_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2153,7 +2274,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Attempt) GetId() string {
@@ -2285,7 +2406,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[31]
+	mi := &file_holdfast_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2418,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[31]
+	mi := &file_holdfast_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2431,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Step) GetId() string {
@@ -2465,7 +2586,7 @@ type Slave struct {
 
 func (x *Slave) Reset() {
 	*x = Slave{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[32]
+	mi := &file_holdfast_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2477,7 +2598,7 @@ func (x *Slave) String() string {
 func (*Slave) ProtoMessage() {}
 
 func (x *Slave) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[32]
+	mi := &file_holdfast_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2490,7 +2611,7 @@ func (x *Slave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slave.ProtoReflect.Descriptor instead.
 func (*Slave) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Slave) GetName() string {
@@ -2699,7 +2820,7 @@ type WatchResponse_Opened struct {
 
 func (x *WatchResponse_Opened) Reset() {
 	*x = WatchResponse_Opened{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[33]
+	mi := &file_holdfast_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2711,7 +2832,7 @@ func (x *WatchResponse_Opened) String() string {
 func (*WatchResponse_Opened) ProtoMessage() {}
 
 func (x *WatchResponse_Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[33]
+	mi := &file_holdfast_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2724,7 +2845,7 @@ func (x *WatchResponse_Opened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse_Opened.ProtoReflect.Descriptor instead.
 func (*WatchResponse_Opened) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{22, 0}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{24, 0}
 }
 
 func (x *WatchResponse_Opened) GetNewest() uint64 {
@@ -2751,7 +2872,7 @@ type WatchResponse_Missed struct {
 
 func (x *WatchResponse_Missed) Reset() {
 	*x = WatchResponse_Missed{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[34]
+	mi := &file_holdfast_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2763,7 +2884,7 @@ func (x *WatchResponse_Missed) String() string {
 func (*WatchResponse_Missed) ProtoMessage() {}
 
 func (x *WatchResponse_Missed) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[34]
+	mi := &file_holdfast_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2776,7 +2897,7 @@ func (x *WatchResponse_Missed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse_Missed.ProtoReflect.Descriptor instead.
 func (*WatchResponse_Missed) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{22, 1}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{24, 1}
 }
 
 func (x *WatchResponse_Missed) GetFrom() uint64 {
@@ -2834,6 +2955,15 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\vrequest_key\x18\x04 \x01(\tR\n" +
 	"requestKey\"-\n" +
 	"\x15UnshelveBuildResponse\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\"\x9c\x01\n" +
+	"\x18ReprioritiseBuildRequest\x12\x19\n" +
+	"\bbuild_id\x18\x01 \x01(\tR\abuildId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x10\n" +
+	"\x03who\x18\x03 \x01(\tR\x03who\x12\x1f\n" +
+	"\vrequest_key\x18\x04 \x01(\tR\n" +
+	"requestKey\x12\x1a\n" +
+	"\bpriority\x18\x05 \x01(\x05R\bpriority\"1\n" +
+	"\x19ReprioritiseBuildResponse\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\"0\n" +
 	"\x13ExplainBuildRequest\x12\x19\n" +
 	"\bbuild_id\x18\x01 \x01(\tR\abuildId\",\n" +
@@ -3047,13 +3177,14 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a7\n" +
 	"\tHostEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\x97\b\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xfb\b\n" +
 	"\x0eControlService\x12P\n" +
 	"\vSubmitBuild\x12\x1f.holdfast.v1.SubmitBuildRequest\x1a .holdfast.v1.SubmitBuildResponse\x12G\n" +
 	"\bGetBuild\x12\x1c.holdfast.v1.GetBuildRequest\x1a\x1d.holdfast.v1.GetBuildResponse\x12M\n" +
 	"\n" +
 	"ListBuilds\x12\x1e.holdfast.v1.ListBuildsRequest\x1a\x1f.holdfast.v1.ListBuildsResponse\x12P\n" +
-	"\vCancelBuild\x12\x1f.holdfast.v1.CancelBuildRequest\x1a .holdfast.v1.CancelBuildResponse\x12V\n" +
+	"\vCancelBuild\x12\x1f.holdfast.v1.CancelBuildRequest\x1a .holdfast.v1.CancelBuildResponse\x12b\n" +
+	"\x11ReprioritiseBuild\x12%.holdfast.v1.ReprioritiseBuildRequest\x1a&.holdfast.v1.ReprioritiseBuildResponse\x12V\n" +
 	"\rUnshelveBuild\x12!.holdfast.v1.UnshelveBuildRequest\x1a\".holdfast.v1.UnshelveBuildResponse\x12S\n" +
 	"\fExplainBuild\x12 .holdfast.v1.ExplainBuildRequest\x1a!.holdfast.v1.ExplainBuildResponse\x12M\n" +
 	"\n" +
@@ -3078,92 +3209,96 @@ func file_holdfast_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_holdfast_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_holdfast_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_holdfast_v1_control_proto_goTypes = []any{
-	(ChangeSlaveRequest_Change)(0), // 0: holdfast.v1.ChangeSlaveRequest.Change
-	(*SubmitBuildRequest)(nil),     // 1: holdfast.v1.SubmitBuildRequest
-	(*SubmitBuildResponse)(nil),    // 2: holdfast.v1.SubmitBuildResponse
-	(*GetBuildRequest)(nil),        // 3: holdfast.v1.GetBuildRequest
-	(*GetBuildResponse)(nil),       // 4: holdfast.v1.GetBuildResponse
-	(*ListBuildsRequest)(nil),      // 5: holdfast.v1.ListBuildsRequest
-	(*ListBuildsResponse)(nil),     // 6: holdfast.v1.ListBuildsResponse
-	(*CancelBuildRequest)(nil),     // 7: holdfast.v1.CancelBuildRequest
-	(*CancelBuildResponse)(nil),    // 8: holdfast.v1.CancelBuildResponse
-	(*UnshelveBuildRequest)(nil),   // 9: holdfast.v1.UnshelveBuildRequest
-	(*UnshelveBuildResponse)(nil),  // 10: holdfast.v1.UnshelveBuildResponse
-	(*ExplainBuildRequest)(nil),    // 11: holdfast.v1.ExplainBuildRequest
-	(*ExplainBuildResponse)(nil),   // 12: holdfast.v1.ExplainBuildResponse
-	(*ListSlavesRequest)(nil),      // 13: holdfast.v1.ListSlavesRequest
-	(*ListSlavesResponse)(nil),     // 14: holdfast.v1.ListSlavesResponse
-	(*Brake)(nil),                  // 15: holdfast.v1.Brake
-	(*ChangeSlaveRequest)(nil),     // 16: holdfast.v1.ChangeSlaveRequest
-	(*ChangeSlaveResponse)(nil),    // 17: holdfast.v1.ChangeSlaveResponse
-	(*ReleaseBrakeRequest)(nil),    // 18: holdfast.v1.ReleaseBrakeRequest
-	(*ReleaseBrakeResponse)(nil),   // 19: holdfast.v1.ReleaseBrakeResponse
-	(*ReadLogRequest)(nil),         // 20: holdfast.v1.ReadLogRequest
-	(*ReadLogResponse)(nil),        // 21: holdfast.v1.ReadLogResponse
-	(*WatchRequest)(nil),           // 22: holdfast.v1.WatchRequest
-	(*WatchResponse)(nil),          // 23: holdfast.v1.WatchResponse
-	(*GetMasterRequest)(nil),       // 24: holdfast.v1.GetMasterRequest
-	(*GetMasterResponse)(nil),      // 25: holdfast.v1.GetMasterResponse
-	(*ListMastersRequest)(nil),     // 26: holdfast.v1.ListMastersRequest
-	(*ListMastersResponse)(nil),    // 27: holdfast.v1.ListMastersResponse
-	(*Master)(nil),                 // 28: holdfast.v1.Master
-	(*Event)(nil),                  // 29: holdfast.v1.Event
-	(*Build)(nil),                  // 30: holdfast.v1.Build
-	(*Attempt)(nil),                // 31: holdfast.v1.Attempt
-	(*Step)(nil),                   // 32: holdfast.v1.Step
-	(*Slave)(nil),                  // 33: holdfast.v1.Slave
-	(*WatchResponse_Opened)(nil),   // 34: holdfast.v1.WatchResponse.Opened
-	(*WatchResponse_Missed)(nil),   // 35: holdfast.v1.WatchResponse.Missed
-	nil,                            // 36: holdfast.v1.Slave.LabelsEntry
-	nil,                            // 37: holdfast.v1.Slave.HostEntry
-	(*BuildSpec)(nil),              // 38: holdfast.v1.BuildSpec
+	(ChangeSlaveRequest_Change)(0),    // 0: holdfast.v1.ChangeSlaveRequest.Change
+	(*SubmitBuildRequest)(nil),        // 1: holdfast.v1.SubmitBuildRequest
+	(*SubmitBuildResponse)(nil),       // 2: holdfast.v1.SubmitBuildResponse
+	(*GetBuildRequest)(nil),           // 3: holdfast.v1.GetBuildRequest
+	(*GetBuildResponse)(nil),          // 4: holdfast.v1.GetBuildResponse
+	(*ListBuildsRequest)(nil),         // 5: holdfast.v1.ListBuildsRequest
+	(*ListBuildsResponse)(nil),        // 6: holdfast.v1.ListBuildsResponse
+	(*CancelBuildRequest)(nil),        // 7: holdfast.v1.CancelBuildRequest
+	(*CancelBuildResponse)(nil),       // 8: holdfast.v1.CancelBuildResponse
+	(*UnshelveBuildRequest)(nil),      // 9: holdfast.v1.UnshelveBuildRequest
+	(*UnshelveBuildResponse)(nil),     // 10: holdfast.v1.UnshelveBuildResponse
+	(*ReprioritiseBuildRequest)(nil),  // 11: holdfast.v1.ReprioritiseBuildRequest
+	(*ReprioritiseBuildResponse)(nil), // 12: holdfast.v1.ReprioritiseBuildResponse
+	(*ExplainBuildRequest)(nil),       // 13: holdfast.v1.ExplainBuildRequest
+	(*ExplainBuildResponse)(nil),      // 14: holdfast.v1.ExplainBuildResponse
+	(*ListSlavesRequest)(nil),         // 15: holdfast.v1.ListSlavesRequest
+	(*ListSlavesResponse)(nil),        // 16: holdfast.v1.ListSlavesResponse
+	(*Brake)(nil),                     // 17: holdfast.v1.Brake
+	(*ChangeSlaveRequest)(nil),        // 18: holdfast.v1.ChangeSlaveRequest
+	(*ChangeSlaveResponse)(nil),       // 19: holdfast.v1.ChangeSlaveResponse
+	(*ReleaseBrakeRequest)(nil),       // 20: holdfast.v1.ReleaseBrakeRequest
+	(*ReleaseBrakeResponse)(nil),      // 21: holdfast.v1.ReleaseBrakeResponse
+	(*ReadLogRequest)(nil),            // 22: holdfast.v1.ReadLogRequest
+	(*ReadLogResponse)(nil),           // 23: holdfast.v1.ReadLogResponse
+	(*WatchRequest)(nil),              // 24: holdfast.v1.WatchRequest
+	(*WatchResponse)(nil),             // 25: holdfast.v1.WatchResponse
+	(*GetMasterRequest)(nil),          // 26: holdfast.v1.GetMasterRequest
+	(*GetMasterResponse)(nil),         // 27: holdfast.v1.GetMasterResponse
+	(*ListMastersRequest)(nil),        // 28: holdfast.v1.ListMastersRequest
+	(*ListMastersResponse)(nil),       // 29: holdfast.v1.ListMastersResponse
+	(*Master)(nil),                    // 30: holdfast.v1.Master
+	(*Event)(nil),                     // 31: holdfast.v1.Event
+	(*Build)(nil),                     // 32: holdfast.v1.Build
+	(*Attempt)(nil),                   // 33: holdfast.v1.Attempt
+	(*Step)(nil),                      // 34: holdfast.v1.Step
+	(*Slave)(nil),                     // 35: holdfast.v1.Slave
+	(*WatchResponse_Opened)(nil),      // 36: holdfast.v1.WatchResponse.Opened
+	(*WatchResponse_Missed)(nil),      // 37: holdfast.v1.WatchResponse.Missed
+	nil,                               // 38: holdfast.v1.Slave.LabelsEntry
+	nil,                               // 39: holdfast.v1.Slave.HostEntry
+	(*BuildSpec)(nil),                 // 40: holdfast.v1.BuildSpec
 }
 var file_holdfast_v1_control_proto_depIdxs = []int32{
-	38, // 0: holdfast.v1.SubmitBuildRequest.spec:type_name -> holdfast.v1.BuildSpec
-	30, // 1: holdfast.v1.GetBuildResponse.build:type_name -> holdfast.v1.Build
-	30, // 2: holdfast.v1.ListBuildsResponse.builds:type_name -> holdfast.v1.Build
-	33, // 3: holdfast.v1.ListSlavesResponse.slaves:type_name -> holdfast.v1.Slave
-	15, // 4: holdfast.v1.ListSlavesResponse.brake:type_name -> holdfast.v1.Brake
+	40, // 0: holdfast.v1.SubmitBuildRequest.spec:type_name -> holdfast.v1.BuildSpec
+	32, // 1: holdfast.v1.GetBuildResponse.build:type_name -> holdfast.v1.Build
+	32, // 2: holdfast.v1.ListBuildsResponse.builds:type_name -> holdfast.v1.Build
+	35, // 3: holdfast.v1.ListSlavesResponse.slaves:type_name -> holdfast.v1.Slave
+	17, // 4: holdfast.v1.ListSlavesResponse.brake:type_name -> holdfast.v1.Brake
 	0,  // 5: holdfast.v1.ChangeSlaveRequest.change:type_name -> holdfast.v1.ChangeSlaveRequest.Change
-	34, // 6: holdfast.v1.WatchResponse.opened:type_name -> holdfast.v1.WatchResponse.Opened
-	29, // 7: holdfast.v1.WatchResponse.event:type_name -> holdfast.v1.Event
-	35, // 8: holdfast.v1.WatchResponse.missed:type_name -> holdfast.v1.WatchResponse.Missed
-	28, // 9: holdfast.v1.ListMastersResponse.masters:type_name -> holdfast.v1.Master
-	38, // 10: holdfast.v1.Build.spec:type_name -> holdfast.v1.BuildSpec
-	31, // 11: holdfast.v1.Build.attempts:type_name -> holdfast.v1.Attempt
-	32, // 12: holdfast.v1.Attempt.steps:type_name -> holdfast.v1.Step
-	36, // 13: holdfast.v1.Slave.labels:type_name -> holdfast.v1.Slave.LabelsEntry
-	37, // 14: holdfast.v1.Slave.host:type_name -> holdfast.v1.Slave.HostEntry
+	36, // 6: holdfast.v1.WatchResponse.opened:type_name -> holdfast.v1.WatchResponse.Opened
+	31, // 7: holdfast.v1.WatchResponse.event:type_name -> holdfast.v1.Event
+	37, // 8: holdfast.v1.WatchResponse.missed:type_name -> holdfast.v1.WatchResponse.Missed
+	30, // 9: holdfast.v1.ListMastersResponse.masters:type_name -> holdfast.v1.Master
+	40, // 10: holdfast.v1.Build.spec:type_name -> holdfast.v1.BuildSpec
+	33, // 11: holdfast.v1.Build.attempts:type_name -> holdfast.v1.Attempt
+	34, // 12: holdfast.v1.Attempt.steps:type_name -> holdfast.v1.Step
+	38, // 13: holdfast.v1.Slave.labels:type_name -> holdfast.v1.Slave.LabelsEntry
+	39, // 14: holdfast.v1.Slave.host:type_name -> holdfast.v1.Slave.HostEntry
 	1,  // 15: holdfast.v1.ControlService.SubmitBuild:input_type -> holdfast.v1.SubmitBuildRequest
 	3,  // 16: holdfast.v1.ControlService.GetBuild:input_type -> holdfast.v1.GetBuildRequest
 	5,  // 17: holdfast.v1.ControlService.ListBuilds:input_type -> holdfast.v1.ListBuildsRequest
 	7,  // 18: holdfast.v1.ControlService.CancelBuild:input_type -> holdfast.v1.CancelBuildRequest
-	9,  // 19: holdfast.v1.ControlService.UnshelveBuild:input_type -> holdfast.v1.UnshelveBuildRequest
-	11, // 20: holdfast.v1.ControlService.ExplainBuild:input_type -> holdfast.v1.ExplainBuildRequest
-	13, // 21: holdfast.v1.ControlService.ListSlaves:input_type -> holdfast.v1.ListSlavesRequest
-	16, // 22: holdfast.v1.ControlService.ChangeSlave:input_type -> holdfast.v1.ChangeSlaveRequest
-	18, // 23: holdfast.v1.ControlService.ReleaseBrake:input_type -> holdfast.v1.ReleaseBrakeRequest
-	20, // 24: holdfast.v1.ControlService.ReadLog:input_type -> holdfast.v1.ReadLogRequest
-	22, // 25: holdfast.v1.ControlService.Watch:input_type -> holdfast.v1.WatchRequest
-	24, // 26: holdfast.v1.ControlService.GetMaster:input_type -> holdfast.v1.GetMasterRequest
-	26, // 27: holdfast.v1.ControlService.ListMasters:input_type -> holdfast.v1.ListMastersRequest
-	2,  // 28: holdfast.v1.ControlService.SubmitBuild:output_type -> holdfast.v1.SubmitBuildResponse
-	4,  // 29: holdfast.v1.ControlService.GetBuild:output_type -> holdfast.v1.GetBuildResponse
-	6,  // 30: holdfast.v1.ControlService.ListBuilds:output_type -> holdfast.v1.ListBuildsResponse
-	8,  // 31: holdfast.v1.ControlService.CancelBuild:output_type -> holdfast.v1.CancelBuildResponse
-	10, // 32: holdfast.v1.ControlService.UnshelveBuild:output_type -> holdfast.v1.UnshelveBuildResponse
-	12, // 33: holdfast.v1.ControlService.ExplainBuild:output_type -> holdfast.v1.ExplainBuildResponse
-	14, // 34: holdfast.v1.ControlService.ListSlaves:output_type -> holdfast.v1.ListSlavesResponse
-	17, // 35: holdfast.v1.ControlService.ChangeSlave:output_type -> holdfast.v1.ChangeSlaveResponse
-	19, // 36: holdfast.v1.ControlService.ReleaseBrake:output_type -> holdfast.v1.ReleaseBrakeResponse
-	21, // 37: holdfast.v1.ControlService.ReadLog:output_type -> holdfast.v1.ReadLogResponse
-	23, // 38: holdfast.v1.ControlService.Watch:output_type -> holdfast.v1.WatchResponse
-	25, // 39: holdfast.v1.ControlService.GetMaster:output_type -> holdfast.v1.GetMasterResponse
-	27, // 40: holdfast.v1.ControlService.ListMasters:output_type -> holdfast.v1.ListMastersResponse
-	28, // [28:41] is the sub-list for method output_type
-	15, // [15:28] is the sub-list for method input_type
+	11, // 19: holdfast.v1.ControlService.ReprioritiseBuild:input_type -> holdfast.v1.ReprioritiseBuildRequest
+	9,  // 20: holdfast.v1.ControlService.UnshelveBuild:input_type -> holdfast.v1.UnshelveBuildRequest
+	13, // 21: holdfast.v1.ControlService.ExplainBuild:input_type -> holdfast.v1.ExplainBuildRequest
+	15, // 22: holdfast.v1.ControlService.ListSlaves:input_type -> holdfast.v1.ListSlavesRequest
+	18, // 23: holdfast.v1.ControlService.ChangeSlave:input_type -> holdfast.v1.ChangeSlaveRequest
+	20, // 24: holdfast.v1.ControlService.ReleaseBrake:input_type -> holdfast.v1.ReleaseBrakeRequest
+	22, // 25: holdfast.v1.ControlService.ReadLog:input_type -> holdfast.v1.ReadLogRequest
+	24, // 26: holdfast.v1.ControlService.Watch:input_type -> holdfast.v1.WatchRequest
+	26, // 27: holdfast.v1.ControlService.GetMaster:input_type -> holdfast.v1.GetMasterRequest
+	28, // 28: holdfast.v1.ControlService.ListMasters:input_type -> holdfast.v1.ListMastersRequest
+	2,  // 29: holdfast.v1.ControlService.SubmitBuild:output_type -> holdfast.v1.SubmitBuildResponse
+	4,  // 30: holdfast.v1.ControlService.GetBuild:output_type -> holdfast.v1.GetBuildResponse
+	6,  // 31: holdfast.v1.ControlService.ListBuilds:output_type -> holdfast.v1.ListBuildsResponse
+	8,  // 32: holdfast.v1.ControlService.CancelBuild:output_type -> holdfast.v1.CancelBuildResponse
+	12, // 33: holdfast.v1.ControlService.ReprioritiseBuild:output_type -> holdfast.v1.ReprioritiseBuildResponse
+	10, // 34: holdfast.v1.ControlService.UnshelveBuild:output_type -> holdfast.v1.UnshelveBuildResponse
+	14, // 35: holdfast.v1.ControlService.ExplainBuild:output_type -> holdfast.v1.ExplainBuildResponse
+	16, // 36: holdfast.v1.ControlService.ListSlaves:output_type -> holdfast.v1.ListSlavesResponse
+	19, // 37: holdfast.v1.ControlService.ChangeSlave:output_type -> holdfast.v1.ChangeSlaveResponse
+	21, // 38: holdfast.v1.ControlService.ReleaseBrake:output_type -> holdfast.v1.ReleaseBrakeResponse
+	23, // 39: holdfast.v1.ControlService.ReadLog:output_type -> holdfast.v1.ReadLogResponse
+	25, // 40: holdfast.v1.ControlService.Watch:output_type -> holdfast.v1.WatchResponse
+	27, // 41: holdfast.v1.ControlService.GetMaster:output_type -> holdfast.v1.GetMasterResponse
+	29, // 42: holdfast.v1.ControlService.ListMasters:output_type -> holdfast.v1.ListMastersResponse
+	29, // [29:43] is the sub-list for method output_type
+	15, // [15:29] is the sub-list for method input_type
 	15, // [15:15] is the sub-list for extension type_name
 	15, // [15:15] is the sub-list for extension extendee
 	0,  // [0:15] is the sub-list for field type_name
@@ -3175,19 +3310,19 @@ func file_holdfast_v1_control_proto_init() {
 		return
 	}
 	file_holdfast_v1_types_proto_init()
-	file_holdfast_v1_control_proto_msgTypes[22].OneofWrappers = []any{
+	file_holdfast_v1_control_proto_msgTypes[24].OneofWrappers = []any{
 		(*WatchResponse_Opened_)(nil),
 		(*WatchResponse_Event)(nil),
 		(*WatchResponse_Missed_)(nil),
 	}
-	file_holdfast_v1_control_proto_msgTypes[31].OneofWrappers = []any{}
+	file_holdfast_v1_control_proto_msgTypes[33].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_control_proto_rawDesc), len(file_holdfast_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   37,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

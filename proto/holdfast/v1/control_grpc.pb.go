@@ -19,19 +19,20 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ControlService_SubmitBuild_FullMethodName   = "/holdfast.v1.ControlService/SubmitBuild"
-	ControlService_GetBuild_FullMethodName      = "/holdfast.v1.ControlService/GetBuild"
-	ControlService_ListBuilds_FullMethodName    = "/holdfast.v1.ControlService/ListBuilds"
-	ControlService_CancelBuild_FullMethodName   = "/holdfast.v1.ControlService/CancelBuild"
-	ControlService_UnshelveBuild_FullMethodName = "/holdfast.v1.ControlService/UnshelveBuild"
-	ControlService_ExplainBuild_FullMethodName  = "/holdfast.v1.ControlService/ExplainBuild"
-	ControlService_ListSlaves_FullMethodName    = "/holdfast.v1.ControlService/ListSlaves"
-	ControlService_ChangeSlave_FullMethodName   = "/holdfast.v1.ControlService/ChangeSlave"
-	ControlService_ReleaseBrake_FullMethodName  = "/holdfast.v1.ControlService/ReleaseBrake"
-	ControlService_ReadLog_FullMethodName       = "/holdfast.v1.ControlService/ReadLog"
-	ControlService_Watch_FullMethodName         = "/holdfast.v1.ControlService/Watch"
-	ControlService_GetMaster_FullMethodName     = "/holdfast.v1.ControlService/GetMaster"
-	ControlService_ListMasters_FullMethodName   = "/holdfast.v1.ControlService/ListMasters"
+	ControlService_SubmitBuild_FullMethodName       = "/holdfast.v1.ControlService/SubmitBuild"
+	ControlService_GetBuild_FullMethodName          = "/holdfast.v1.ControlService/GetBuild"
+	ControlService_ListBuilds_FullMethodName        = "/holdfast.v1.ControlService/ListBuilds"
+	ControlService_CancelBuild_FullMethodName       = "/holdfast.v1.ControlService/CancelBuild"
+	ControlService_ReprioritiseBuild_FullMethodName = "/holdfast.v1.ControlService/ReprioritiseBuild"
+	ControlService_UnshelveBuild_FullMethodName     = "/holdfast.v1.ControlService/UnshelveBuild"
+	ControlService_ExplainBuild_FullMethodName      = "/holdfast.v1.ControlService/ExplainBuild"
+	ControlService_ListSlaves_FullMethodName        = "/holdfast.v1.ControlService/ListSlaves"
+	ControlService_ChangeSlave_FullMethodName       = "/holdfast.v1.ControlService/ChangeSlave"
+	ControlService_ReleaseBrake_FullMethodName      = "/holdfast.v1.ControlService/ReleaseBrake"
+	ControlService_ReadLog_FullMethodName           = "/holdfast.v1.ControlService/ReadLog"
+	ControlService_Watch_FullMethodName             = "/holdfast.v1.ControlService/Watch"
+	ControlService_GetMaster_FullMethodName         = "/holdfast.v1.ControlService/GetMaster"
+	ControlService_ListMasters_FullMethodName       = "/holdfast.v1.ControlService/ListMasters"
 )
 
 // ControlServiceClient is the client API for ControlService service.
@@ -64,6 +65,8 @@ type ControlServiceClient interface {
 	// CancelBuild makes the build cancelled at once, wherever its slave is.
 	// Idempotent: cancelling a cancelled build succeeds.
 	CancelBuild(ctx context.Context, in *CancelBuildRequest, opts ...grpc.CallOption) (*CancelBuildResponse, error)
+	// ReprioritiseBuild changes the priority of a build that waits, once per request key.
+	ReprioritiseBuild(ctx context.Context, in *ReprioritiseBuildRequest, opts ...grpc.CallOption) (*ReprioritiseBuildResponse, error)
 	// UnshelveBuild grants a shelved build one more attempt, once per
 	// request_key. It wants a reason.
 	UnshelveBuild(ctx context.Context, in *UnshelveBuildRequest, opts ...grpc.CallOption) (*UnshelveBuildResponse, error)
@@ -137,6 +140,16 @@ func (c *controlServiceClient) CancelBuild(ctx context.Context, in *CancelBuildR
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CancelBuildResponse)
 	err := c.cc.Invoke(ctx, ControlService_CancelBuild_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlServiceClient) ReprioritiseBuild(ctx context.Context, in *ReprioritiseBuildRequest, opts ...grpc.CallOption) (*ReprioritiseBuildResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReprioritiseBuildResponse)
+	err := c.cc.Invoke(ctx, ControlService_ReprioritiseBuild_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -281,6 +294,8 @@ type ControlServiceServer interface {
 	// CancelBuild makes the build cancelled at once, wherever its slave is.
 	// Idempotent: cancelling a cancelled build succeeds.
 	CancelBuild(context.Context, *CancelBuildRequest) (*CancelBuildResponse, error)
+	// ReprioritiseBuild changes the priority of a build that waits, once per request key.
+	ReprioritiseBuild(context.Context, *ReprioritiseBuildRequest) (*ReprioritiseBuildResponse, error)
 	// UnshelveBuild grants a shelved build one more attempt, once per
 	// request_key. It wants a reason.
 	UnshelveBuild(context.Context, *UnshelveBuildRequest) (*UnshelveBuildResponse, error)
@@ -331,6 +346,9 @@ func (UnimplementedControlServiceServer) ListBuilds(context.Context, *ListBuilds
 }
 func (UnimplementedControlServiceServer) CancelBuild(context.Context, *CancelBuildRequest) (*CancelBuildResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CancelBuild not implemented")
+}
+func (UnimplementedControlServiceServer) ReprioritiseBuild(context.Context, *ReprioritiseBuildRequest) (*ReprioritiseBuildResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReprioritiseBuild not implemented")
 }
 func (UnimplementedControlServiceServer) UnshelveBuild(context.Context, *UnshelveBuildRequest) (*UnshelveBuildResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UnshelveBuild not implemented")
@@ -448,6 +466,24 @@ func _ControlService_CancelBuild_Handler(srv interface{}, ctx context.Context, d
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ControlServiceServer).CancelBuild(ctx, req.(*CancelBuildRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControlService_ReprioritiseBuild_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReprioritiseBuildRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).ReprioritiseBuild(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_ReprioritiseBuild_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).ReprioritiseBuild(ctx, req.(*ReprioritiseBuildRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -622,6 +658,10 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CancelBuild",
 			Handler:    _ControlService_CancelBuild_Handler,
+		},
+		{
+			MethodName: "ReprioritiseBuild",
+			Handler:    _ControlService_ReprioritiseBuild_Handler,
 		},
 		{
 			MethodName: "UnshelveBuild",
