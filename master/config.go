@@ -29,6 +29,8 @@ type Config struct {
 	// SoleOwner is true when no other master can use the store: all sessions
 	// that the store still shows as open are then known to be over.
 	SoleOwner bool
+	// Commands are what other programs write for the master to do; nil: nothing.
+	Commands store.Commands
 	// Relay carries hints to and from the other masters of the store; nil: none.
 	Relay Relay
 	// Host and HTTPAddr are told to people who ask for the masters.

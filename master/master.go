@@ -243,6 +243,9 @@ func (m *Master) Run(ctx context.Context) error {
 	}
 	run(m.feed.Run)
 	run(m.serveNotify)
+	if m.cfg.Commands != nil {
+		run(m.api.Desk(m.cfg.Commands).Run)
+	}
 	run(m.dispatcher.Run)
 	run(m.watch.Run)
 	run(m.serveGRPC)

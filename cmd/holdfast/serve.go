@@ -43,6 +43,7 @@ type masterConfig struct {
 // masterParts are an open store, bound ports, and the master that uses them.
 type masterParts struct {
 	store              store.Store
+	commands           *sqlite.CommandFile // nil: they are in the store
 	grpc, http, notify net.Listener
 	master             *master.Master
 	metrics            *prometheus.Registry
@@ -100,6 +101,8 @@ func (p *masterParts) openStore(ctx context.Context, cfg masterConfig, mc *maste
 			return fmt.Errorf("%s: %w", path, err)
 		}
 		p.store, mc.Store, mc.SoleOwner = s, s, true
+		p.commands = sqlite.OpenCommands(ctx, cfg.data, cfg.log)
+		mc.Commands = p.commands
 		return nil
 	}
 	s, err := postgres.Open(ctx, postgres.Config{URL: cfg.store, Logger: cfg.log})
@@ -107,6 +110,7 @@ func (p *masterParts) openStore(ctx context.Context, cfg masterConfig, mc *maste
 		return fmt.Errorf("--store: %w", err)
 	}
 	p.store, mc.Store, mc.Relay, mc.SafetyPoll = s, s, s.Relay(mc.ID), sharedPoll
+	mc.Commands = s.Commands()
 	return nil
 }
 
@@ -116,6 +120,9 @@ func (p *masterParts) close() {
 		if l != nil {
 			_ = l.Close() // a master that has run closed it already
 		}
+	}
+	if p.commands != nil {
+		_ = p.commands.Close()
 	}
 	if p.store != nil {
 		_ = p.store.Close()

@@ -271,7 +271,9 @@ func (d *pgDB) follow(ctx context.Context, tables []*table) error {
 
 // tables reads the catalog.
 func (d *pgDB) tables(ctx context.Context) ([]*table, error) {
-	names, err := d.strs(ctx, `SELECT relname FROM pg_class WHERE relkind = 'r' AND relname <> $1
+	// Commands of other programs stay where they were given: beside SQLite they are in a file of
+	// their own.
+	names, err := d.strs(ctx, `SELECT relname FROM pg_class WHERE relkind = 'r' AND relname NOT IN ($1, 'v1_commands')
 		AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())`, versionTable)
 	if err != nil {
 		return nil, postgres.Classify(err)

@@ -1,0 +1,24 @@
+package columns
+
+import "holdfast/master/store"
+
+// ScanCommand scans a row of v1_commands: its number, the sizes of its six texts in the
+// order of the table, and these, cut.
+func ScanCommand(r Row, c *store.Command) error {
+	var id, command, build, args, who, why int64
+	if err := r.Scan(&c.N, &id, &command, &build, &args, &who, &why, &c.ID, &c.Command, &c.Build, &c.Args, &c.Who, &c.Why); err != nil {
+		return err
+	}
+	if wrong := store.CheckCommand(id, command, build, args, who, why); wrong != "" {
+		*c = store.Command{N: c.N, Wrong: wrong}
+	}
+	return nil
+}
+
+// CommandState is the state of a row with this answer.
+func CommandState(a store.CommandAnswer) string {
+	if a.Refusal != "" {
+		return "refused"
+	}
+	return "done"
+}
