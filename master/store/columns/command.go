@@ -6,8 +6,12 @@ import "holdfast/master/store"
 // order of the table, and these, cut.
 func ScanCommand(r Row, c *store.Command) error {
 	var id, command, build, args, who, why int64
-	if err := r.Scan(&c.N, &id, &command, &build, &args, &who, &why, &c.ID, &c.Command, &c.Build, &c.Args, &c.Who, &c.Why); err != nil {
+	var texts [6][]byte // SQLite gives none for an empty one
+	if err := r.Scan(&c.N, &id, &command, &build, &args, &who, &why, &texts[0], &texts[1], &texts[2], &texts[3], &texts[4], &texts[5]); err != nil {
 		return err
+	}
+	for i, to := range []*string{&c.ID, &c.Command, &c.Build, &c.Args, &c.Who, &c.Why} {
+		*to = string(texts[i])
 	}
 	if wrong := store.CheckCommand(id, command, build, args, who, why); wrong != "" {
 		*c = store.Command{N: c.N, Wrong: wrong}
