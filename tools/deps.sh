@@ -23,6 +23,7 @@ mkfs.ext4   e2fsprogs   small disks to fill
 mount       mount       small disks to fill
 sqlite3     sqlite3     reading the store as other tools do
 nc          netcat-openbsd  the notification service, as a person uses it
+php         php-cli     the store as a tool in PHP uses it
 postgres    postgresql  the store in PostgreSQL, in clusters that tests make and throw away
 pgbouncer   pgbouncer   that the store refuses to go through a connection pooler
 spin        spin        searching the models of the protocol
@@ -37,6 +38,13 @@ while read -r command package use; do
 		packages+=" $package"
 	fi
 done <<<"$needs"
+# So with php, whose modules for databases are packages of their own.
+for module in pgsql sqlite3; do
+	if ! command -v php >/dev/null || ! php -m | grep -qx "pdo_${module%3}"; then
+		missing+="  pdo_${module%3} of php (php-$module): the store as a tool in PHP uses it"$'\n'
+		packages+=" php-$module"
+	fi
+done
 # gcc alone is not enough, and --no-install-recommends leaves the headers out.
 if [ "$(uname -s)" = Linux ] && [ ! -e /usr/include/stdlib.h ]; then
 	missing+="  stdlib.h (libc6-dev): the race detector"$'\n'

@@ -54,6 +54,9 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if err := migrate(ctx, conn, cc); err != nil {
 		return nil, fmt.Errorf("open store: %w", openError(err, cc))
 	}
+	if err := s.grant(ctx, conn); err != nil {
+		return nil, fmt.Errorf("open store: %w", openError(err, cc))
+	}
 	if s.id, err = identify(ctx, conn, cfg.Now()); err != nil {
 		return nil, fmt.Errorf("open store: %w", openError(err, cc))
 	}
