@@ -40,7 +40,7 @@ while read -r command package use; do
 done <<<"$needs"
 # So with php, whose modules for databases are packages of their own.
 for module in pgsql sqlite3; do
-	if ! command -v php >/dev/null || ! php -m | grep -qx "pdo_${module%3}"; then
+	if ! command -v php >/dev/null || [[ $(php -m) != *"pdo_${module%3}"* ]]; then
 		missing+="  pdo_${module%3} of php (php-$module): the store as a tool in PHP uses it"$'\n'
 		packages+=" php-$module"
 	fi

@@ -64,7 +64,7 @@ func (r *Record) runBuild(t time.Time, a *Attempt, why string) {
 	b.NotBefore, b.Cause, b.Detail = time.Time{}, "", ""
 	r.forgiveRefusals()
 	r.recount()
-	r.endWait(t)
+	r.endWait(t, a.Number)
 	r.setBuild(BuildRunning)
 	r.emit(Event{At: t, Topic: TopicBuildRunning, Attempt: a.ID, Slave: a.Slave, Who: master, Why: why, Data: data{
 		"attempt": a.Number,

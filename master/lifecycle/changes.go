@@ -33,6 +33,9 @@ type WaitChange struct {
 	Close int // number of the interval that ends; 0: none was open
 	Open  int // number of the interval that begins; 0: the wait is over
 	Cause WaitCause
+	// Attempt is the number of the one that the build has waited for, if it runs now: the
+	// interval that ends, and those before it back to the last attempt, are its wait.
+	Attempt int
 }
 
 // IsNew reports whether the row of an attempt, and those of its steps, are to

@@ -212,7 +212,7 @@ func (r *Record) evidence() []any {
 func (r *Record) finish(t time.Time, a *Attempt, to BuildState, cause retry.Cause, detail, who, why string) {
 	b := &r.Build
 	b.Cause, b.Detail, b.Finished, b.NotBefore = cause, detail, t, time.Time{}
-	r.endWait(t)
+	r.endWait(t, 0)
 	r.setBuild(to)
 	d := data{"transient_failures": b.TransientFailures}
 	if cause != "" {

@@ -36,13 +36,14 @@ func (r *Record) wait(t time.Time, cause WaitCause) {
 	r.notes.waits = append(r.notes.waits, w)
 }
 
-// endWait ends the open interval, if any: the build runs or is over.
-func (r *Record) endWait(t time.Time) {
+// endWait ends the open interval, if any: the build runs, by its attempt of that number,
+// or is over (0).
+func (r *Record) endWait(t time.Time, attempt int) {
 	b := &r.Build
 	if b.WaitFrom.IsZero() {
 		return
 	}
-	r.notes.waits = append(r.notes.waits, WaitChange{At: t, Close: b.WaitNumber})
+	r.notes.waits = append(r.notes.waits, WaitChange{At: t, Close: b.WaitNumber, Attempt: attempt})
 	b.Wait, b.WaitFrom = "", time.Time{}
 	r.notes.build = true
 }

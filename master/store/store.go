@@ -71,6 +71,9 @@ type Store interface {
 	// may be open (To is zero).
 	Waits(ctx context.Context, id lifecycle.BuildID) ([]Wait, error)
 
+	// WaitStats returns how long attempts have waited, in groups; the longest in all first.
+	WaitStats(ctx context.Context, f WaitFilter) ([]WaitStat, error)
+
 	// Masters returns the masters that serve, and those that ended since, by id.
 	Masters(ctx context.Context, since time.Time) ([]Master, error)
 
@@ -255,10 +258,41 @@ type TimeMark struct {
 	Stream int   // 1 stdout, 2 stderr
 }
 
+// WaitGroup is what WaitStats groups by.
+type WaitGroup string
+
+// The groups: all in one; by the name of the build, the slave of the attempt, or what was waited for.
+const (
+	WaitsInAll   WaitGroup = ""
+	WaitsByName  WaitGroup = "name"
+	WaitsBySlave WaitGroup = "slave"
+	WaitsByCause WaitGroup = "cause"
+)
+
+// WaitFilter narrows WaitStats.
+type WaitFilter struct {
+	By    WaitGroup
+	Since time.Time // only attempts that have waited at this time, or later; zero: all
+	Limit int       // groups; 0: 1,000
+}
+
+// WaitStat is how long the attempts of a group have waited: each from when its build was
+// queued, or put back, until it was accepted or adopted. Grouped by cause it is how long
+// each has waited for that. Quantiles are those of the waits themselves (nearest rank).
+type WaitStat struct {
+	Key           string
+	Count         int // attempts
+	Total         time.Duration
+	P50, P95, Max time.Duration
+}
+
 // Wait is one interval of the wait ledger.
 type Wait struct {
-	Number int // from 1 within the build
-	Cause  lifecycle.WaitCause
-	From   time.Time
-	To     time.Time // zero: still waiting
+	// Attempt is the number of the attempt that the build has waited for: the one that
+	// ended the waiting; 0: it still waits, or was over before one ran.
+	Attempt int
+	Number  int // from 1 within the build
+	Cause   lifecycle.WaitCause
+	From    time.Time
+	To      time.Time // zero: still waiting
 }

@@ -330,9 +330,9 @@ func ScanAbsentee(r Row, a *store.Absentee) error {
 }
 
 // Wait are the columns of waits that readers need.
-const Wait = `number, cause, from_us, to_us`
+const Wait = `number, cause, from_us, to_us, coalesce(attempt, 0)`
 
 // ScanWait scans Wait.
 func ScanWait(r Row, w *store.Wait) error {
-	return r.Scan(&w.Number, &w.Cause, Time{&w.From}, Time{&w.To})
+	return r.Scan(&w.Number, &w.Cause, Time{&w.From}, Time{&w.To}, &w.Attempt)
 }

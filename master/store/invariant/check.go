@@ -95,7 +95,13 @@ type build struct {
 	waits                      int
 	openWaits                  int
 	waited                     int64 // µs
-	lastWaitEnd, lastEventAt   string
+	// By the number of the attempt that ended the waiting, in ms: what the ledger says, and
+	// what the events say.
+	ledger, told             map[int]int64
+	waitsSince               string // by its events; empty: it does not wait
+	toldWhole                bool   // its events are kept from the first on
+	closedUntil              string // end of the last interval that has one
+	lastWaitEnd, lastEventAt string
 }
 
 // attempt is a row of v1_attempts.

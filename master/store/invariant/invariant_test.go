@@ -145,6 +145,9 @@ func TestChecker(t *testing.T) {
 		{"wait-in-order", `UPDATE waits SET from_us = from_us - 2000 WHERE number = 2`, invariant.Options{}},
 		{"wait-open", `UPDATE waits SET to_us = NULL WHERE number = 2`, invariant.Options{}},
 		{"wait-sums", `UPDATE builds SET started_us = NULL`, invariant.Options{}},
+		{"wait-sums", `UPDATE waits SET attempt = 2 WHERE attempt = 1`, invariant.Options{}},
+		{"wait-sums", `UPDATE waits SET attempt = NULL WHERE number = 1`, invariant.Options{}},
+		{"wait-sums", `UPDATE events SET topic = 'note' WHERE topic = 'build.running'`, invariant.Options{}},
 		{"quarantine-holds", `UPDATE slaves SET quarantined_us = (SELECT assigned_us FROM attempts) - 5000`, invariant.Options{}},
 		{"one-holder", `UPDATE slaves SET connected = 1, holds_name = 0`, invariant.Options{}},
 	} {

@@ -153,11 +153,11 @@ func (c *checker) checkLogs() error {
 // checkWaits: the ledger accounts for every moment a build was queued or
 // shelved, once.
 func (c *checker) checkWaits() error {
-	err := c.each(`SELECT build_id, number, from_at, coalesce(to_at, ''), coalesce(duration_us, 0) FROM v1_waits ORDER BY build_id, number`, func(rows *sql.Rows) error {
+	err := c.each(`SELECT build_id, number, from_at, coalesce(to_at, ''), coalesce(duration_us, 0), coalesce(attempt, 0) FROM v1_waits ORDER BY build_id, number`, func(rows *sql.Rows) error {
 		var id, from, to string
-		var number int
+		var number, attempt int
 		var us int64
-		if err := rows.Scan(&id, &number, &from, &to, &us); err != nil {
+		if err := rows.Scan(&id, &number, &from, &to, &us, &attempt); err != nil {
 			return err
 		}
 		b := c.builds[id]
@@ -178,11 +178,17 @@ func (c *checker) checkWaits() error {
 		}
 		if to == "" {
 			b.openWaits++
+		} else {
+			c.addWait(b, &b.ledger, attempt, from, to)
+			b.closedUntil = to
 		}
 		b.lastWaitEnd = to
 		b.waited += us
 		return nil
 	})
+	if err == nil {
+		err = c.readWaiting()
+	}
 	if err != nil {
 		return err
 	}
@@ -190,6 +196,77 @@ func (c *checker) checkWaits() error {
 		c.checkLedger(b)
 	}
 	return nil
+}
+
+// compareWaits holds the ledger against what the events say.
+func (c *checker) compareWaits(b *build, subject string, waits bool) {
+	if (b.waitsSince != "") != waits {
+		c.fail("wait-sums", subject, "is %s, and by its events waits since %q", b.state, b.waitsSince)
+	}
+	if b.waitsSince != "" && b.closedUntil > b.waitsSince {
+		c.addWait(b, &b.told, 0, b.waitsSince, b.closedUntil) // nobody knows yet what for
+	}
+	for attempt, ms := range b.told {
+		if b.ledger[attempt] != ms {
+			c.fail("wait-sums", subject, "waited %d ms for attempt %d by its events, %d ms by the ledger", ms, attempt, b.ledger[attempt])
+		}
+	}
+	for attempt, ms := range b.ledger {
+		if b.told[attempt] != ms {
+			c.fail("wait-sums", subject, "waited %d ms for attempt %d by the ledger, %d ms by its events", ms, attempt, b.told[attempt])
+		}
+	}
+}
+
+// readWaiting reads from the events, without the ledger, how long builds have waited: from
+// when they came into the queue or onto the shelf until they ran, or were over.
+func (c *checker) readWaiting() error {
+	return c.each(`SELECT e.build_id, e.topic, e.at, coalesce(a.number, 0) FROM v1_events e LEFT JOIN v1_attempts a ON a.id = e.attempt_id
+		WHERE e.topic IN ('build.queued', 'build.recovered', 'build.retry', 'build.shelved', 'build.unshelved',
+			'build.running', 'build.succeeded', 'build.failed', 'build.cancelled') ORDER BY e.n`, func(rows *sql.Rows) error {
+		var id, topic, at string
+		var attempt int
+		if err := rows.Scan(&id, &topic, &at, &attempt); err != nil {
+			return err
+		}
+		b := c.builds[id]
+		if b == nil {
+			return nil // told elsewhere
+		}
+		if topic == "build.queued" || topic == "build.recovered" {
+			b.toldWhole = true
+		}
+		switch topic {
+		case "build.queued", "build.recovered", "build.retry", "build.shelved", "build.unshelved":
+			if b.waitsSince == "" {
+				b.waitsSince = at
+			}
+			return nil
+		case "build.running":
+		default:
+			attempt = 0
+		}
+		if b.waitsSince != "" {
+			c.addWait(b, &b.told, attempt, b.waitsSince, at)
+			b.waitsSince = ""
+		}
+		return nil
+	})
+}
+
+// addWait adds a time of waiting. The views' milliseconds add up without loss: one
+// interval's end is the next one's beginning.
+func (c *checker) addWait(b *build, to *map[int]int64, attempt int, from, end string) {
+	f, err1 := time.Parse(time.RFC3339Nano, from)
+	e, err2 := time.Parse(time.RFC3339Nano, end)
+	if err1 != nil || err2 != nil {
+		c.fail("time-format", "build "+b.id, "waits from %q to %q", from, end)
+		return
+	}
+	if *to == nil {
+		*to = make(map[int]int64)
+	}
+	(*to)[attempt] += e.Sub(f).Milliseconds()
 }
 
 // checkLedger looks at a build's ledger as a whole.
@@ -204,6 +281,9 @@ func (c *checker) checkLedger(b *build) {
 	}
 	if b.waits == 0 {
 		c.fail("wait-begins", subject, "has no interval")
+	}
+	if b.toldWhole {
+		c.compareWaits(b, subject, waiting == 1)
 	}
 	if b.finished == "" || b.started != "" {
 		return

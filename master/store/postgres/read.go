@@ -286,6 +286,15 @@ func (s *Store) Waits(ctx context.Context, id lifecycle.BuildID) ([]store.Wait, 
 	return readAll(ctx, s, columns.ScanWait, `SELECT `+columns.Wait+` FROM waits WHERE build_id = $1 ORDER BY number`, string(id))
 }
 
+// WaitStats returns how long attempts have waited.
+func (s *Store) WaitStats(ctx context.Context, f store.WaitFilter) ([]store.WaitStat, error) {
+	query, err := columns.WaitStats(f.By)
+	if err != nil {
+		return nil, err
+	}
+	return readAll(ctx, s, columns.ScanWaitStat, query, columns.SinceMicros(f.Since), columns.WaitGroups(f))
+}
+
 // logQuery begins with the chunk that holds the offset, which is the last one that
 // does not begin after it.
 const logQuery = `SELECT ` + columns.Chunk + ` FROM log_chunks

@@ -70,6 +70,9 @@ var (
 
 	closedWaits = newShape(`build_id text, number integer, to_us bigint`,
 		`UPDATE waits w SET to_us = x.to_us FROM @x WHERE w.build_id = x.build_id AND w.number = x.number AND w.to_us IS NULL`)
+	// What several attempts have waited for in one group is told apart by the bounds.
+	waitsOf = newShape(`build_id text, above integer, number integer, attempt integer`,
+		`UPDATE waits w SET attempt = x.attempt FROM @x WHERE w.build_id = x.build_id AND w.number > x.above AND w.number <= x.number AND w.attempt IS NULL`)
 	openedWaits = insert(`waits`, `build_id text, number integer, cause text, from_us bigint, to_us bigint`)
 	requests    = insert(`requests`, `key text, kind text, body text, build_id text, result text, at_us bigint`)
 	// Events are numbered after the commit (Number); until then the order of their ids
@@ -312,4 +315,14 @@ func saveWaits(b *pgx.Batch, waits []store.WaitWrite) {
 		})
 	}
 	opened.queue(b)
+	// Last, when all that they are about is there.
+	of := waitsOf.sheet()
+	above := make(map[lifecycle.BuildID]int)
+	for i := range waits {
+		if c := &waits[i]; c.Attempt != 0 {
+			of.add(string(c.Build), above[c.Build], c.Close, c.Attempt)
+			above[c.Build] = c.Close
+		}
+	}
+	of.queue(b)
 }

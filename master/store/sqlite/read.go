@@ -305,6 +305,17 @@ func (s *Store) Waits(ctx context.Context, id lifecycle.BuildID) ([]store.Wait, 
 	return waits, classify(err)
 }
 
+// WaitStats returns how long attempts have waited.
+func (s *Store) WaitStats(ctx context.Context, f store.WaitFilter) ([]store.WaitStat, error) {
+	query, err := columns.WaitStats(f.By)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.query(ctx, query, columns.SinceMicros(f.Since), columns.WaitGroups(f))
+	stats, err := collect(rows, err, columns.ScanWaitStat)
+	return stats, classify(err)
+}
+
 // logQuery begins with the chunk that holds the offset, which is the last one
 // that does not begin after it.
 const logQuery = `SELECT ` + columns.Chunk + ` FROM log_chunks

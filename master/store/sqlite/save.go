@@ -273,6 +273,13 @@ func (t *tx) saveHistory(ctx context.Context, w *store.Writes) error {
 				return fmt.Errorf("wait %d of build %s: %w", c.Close, c.Build, err)
 			}
 		}
+		if c.Attempt != 0 {
+			err := t.s.exec(ctx, `UPDATE waits SET attempt = ? WHERE build_id = ? AND number <= ? AND attempt IS NULL`,
+				c.Attempt, string(c.Build), c.Close)
+			if err != nil {
+				return fmt.Errorf("wait %d of build %s: %w", c.Close, c.Build, err)
+			}
+		}
 		if c.Open != 0 {
 			err := t.s.exec(ctx, `INSERT INTO waits (build_id, number, cause, from_us) VALUES (?, ?, ?, ?)`,
 				string(c.Build), c.Open, string(c.Cause), columns.Micros(c.At))

@@ -26,6 +26,7 @@ var cases = []struct {
 	{"Freed", testFreed},
 	{"Unsupported", testUnsupported},
 	{"Waits", testWaits},
+	{"WaitStats", testWaitStats},
 	{"Queue", testQueue},
 	{"Listing", testListing},
 

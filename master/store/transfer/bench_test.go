@@ -24,7 +24,7 @@ INSERT INTO steps SELECT 'S' || substr(id, 2), id, 1, 'one', 'succeeded', 0, 0, 
 	FROM attempts WHERE instance = 'bench';
 INSERT INTO log_chunks SELECT id, 0, 1024, 1, 77, started_us, x'00', randomblob(1024) FROM steps WHERE id LIKE 'S%%';
 INSERT INTO frames SELECT id, 1, 5, 0, 12345, 0, '', assigned_us, randomblob(300) FROM attempts WHERE instance = 'bench';
-INSERT INTO waits SELECT id, 1, 'no_slave', created_us, created_us FROM builds WHERE name LIKE 'bench %%';
+INSERT INTO waits SELECT id, 1, 'no_slave', created_us, created_us, 1 FROM builds WHERE name LIKE 'bench %%';
 INSERT INTO events (n, at_us, topic, build_id, attempt_id, step_id, slave, who, why, data)
 	SELECT (SELECT last FROM counters WHERE name = 'events') + row_number() OVER (), b.created_us, t.topic, b.id, NULL, NULL, 'bench', 'master', '', '{"number":1}'
 	FROM builds b, (SELECT 'build.queued' AS topic UNION ALL SELECT 'attempt.assigned' UNION ALL SELECT 'attempt.running' UNION ALL SELECT 'build.succeeded') t

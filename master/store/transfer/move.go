@@ -187,6 +187,12 @@ func (m *mover) openTarget(ctx context.Context) (_ state, begun store.Transfer, 
 	switch {
 	case half && begun.Source != m.id:
 		return 0, begun, refused("%s is half-moved from another store, %s; delete it, or give an empty one", name, begun.From)
+	case have < newest && len(meta) == 0:
+		// Nobody has used it: we, or a master, were stopped between two migrations.
+		if err := m.target.prepare(ctx); err != nil {
+			return 0, begun, full(name, err)
+		}
+		return empty, begun, nil
 	case have != newest:
 		return 0, begun, refused("%s holds something of another version of holdfast (schema %d, not %d); give an empty one", name, have, newest)
 	case half:
