@@ -136,6 +136,11 @@ func (c *Client) Reprioritise(ctx context.Context, id string, priority int32, wh
 	return resp.GetState(), err
 }
 
+// Waits returns how long attempts have waited, in groups, or the ledger of a build.
+func (c *Client) Waits(ctx context.Context, req *holdfastv1.GetWaitsRequest) (*holdfastv1.GetWaitsResponse, error) {
+	return ask(ctx, c, func(ctx context.Context) (*holdfastv1.GetWaitsResponse, error) { return c.rpc.GetWaits(ctx, req) })
+}
+
 // Build returns a build with its attempts.
 func (c *Client) Build(ctx context.Context, id string) (*holdfastv1.Build, error) {
 	resp, err := ask(ctx, c, func(ctx context.Context) (*holdfastv1.GetBuildResponse, error) {

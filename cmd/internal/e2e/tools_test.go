@@ -64,7 +64,7 @@ func TestForeignTools(t *testing.T) {
 		for i := range ids {
 			ids[i] = strings.TrimSpace(f.do("submit", "--name", fmt.Sprint("b", i), "--reason", "nightly", "--", "true"))
 		}
-	me := f.tool(read + ` "SELECT DISTINCT submitter FROM v1_builds"`)
+		me := f.tool(read + ` "SELECT DISTINCT submitter FROM v1_builds"`)
 		if got := f.tool(read + ` "SELECT name, state, reason FROM v1_builds ORDER BY number"`); got != "b0|queued|nightly\nb1|queued|nightly\nb2|queued|nightly" {
 			t.Errorf("v1_builds:\n%s", got)
 		}

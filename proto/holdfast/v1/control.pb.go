@@ -2810,6 +2810,279 @@ func (x *Slave) GetElsewhere() string {
 	return ""
 }
 
+type GetWaitsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// by is name (of the build), slave, or cause; empty: all in one group.
+	By string `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	// since_us leaves out attempts that have waited only before it; 0: none.
+	SinceUs int64 `protobuf:"varint,2,opt,name=since_us,json=sinceUs,proto3" json:"since_us,omitempty"`
+	// build_id asks for one build instead: its ledger, interval by interval.
+	BuildId       string `protobuf:"bytes,3,opt,name=build_id,json=buildId,proto3" json:"build_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetWaitsRequest) Reset() {
+	*x = GetWaitsRequest{}
+	mi := &file_holdfast_v1_control_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetWaitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetWaitsRequest) ProtoMessage() {}
+
+func (x *GetWaitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_control_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetWaitsRequest.ProtoReflect.Descriptor instead.
+func (*GetWaitsRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *GetWaitsRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *GetWaitsRequest) GetSinceUs() int64 {
+	if x != nil {
+		return x.SinceUs
+	}
+	return 0
+}
+
+func (x *GetWaitsRequest) GetBuildId() string {
+	if x != nil {
+		return x.BuildId
+	}
+	return ""
+}
+
+type GetWaitsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// groups are those that have waited longest in all, at most 1,000.
+	Groups        []*WaitGroup    `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
+	Intervals     []*WaitInterval `protobuf:"bytes,2,rep,name=intervals,proto3" json:"intervals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetWaitsResponse) Reset() {
+	*x = GetWaitsResponse{}
+	mi := &file_holdfast_v1_control_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetWaitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetWaitsResponse) ProtoMessage() {}
+
+func (x *GetWaitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_control_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetWaitsResponse.ProtoReflect.Descriptor instead.
+func (*GetWaitsResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *GetWaitsResponse) GetGroups() []*WaitGroup {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *GetWaitsResponse) GetIntervals() []*WaitInterval {
+	if x != nil {
+		return x.Intervals
+	}
+	return nil
+}
+
+// WaitGroup is the waits of its attempts: of each from when its build was queued, or put
+// back, until it was accepted or adopted; by cause, how long it has waited for that.
+type WaitGroup struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Key      string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Attempts uint64                 `protobuf:"varint,2,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	TotalUs  int64                  `protobuf:"varint,3,opt,name=total_us,json=totalUs,proto3" json:"total_us,omitempty"`
+	// p50_us and p95_us are waits that there were (nearest rank).
+	P50Us         int64 `protobuf:"varint,4,opt,name=p50_us,json=p50Us,proto3" json:"p50_us,omitempty"`
+	P95Us         int64 `protobuf:"varint,5,opt,name=p95_us,json=p95Us,proto3" json:"p95_us,omitempty"`
+	MaxUs         int64 `protobuf:"varint,6,opt,name=max_us,json=maxUs,proto3" json:"max_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitGroup) Reset() {
+	*x = WaitGroup{}
+	mi := &file_holdfast_v1_control_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitGroup) ProtoMessage() {}
+
+func (x *WaitGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_control_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitGroup.ProtoReflect.Descriptor instead.
+func (*WaitGroup) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *WaitGroup) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *WaitGroup) GetAttempts() uint64 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *WaitGroup) GetTotalUs() int64 {
+	if x != nil {
+		return x.TotalUs
+	}
+	return 0
+}
+
+func (x *WaitGroup) GetP50Us() int64 {
+	if x != nil {
+		return x.P50Us
+	}
+	return 0
+}
+
+func (x *WaitGroup) GetP95Us() int64 {
+	if x != nil {
+		return x.P95Us
+	}
+	return 0
+}
+
+func (x *WaitGroup) GetMaxUs() int64 {
+	if x != nil {
+		return x.MaxUs
+	}
+	return 0
+}
+
+type WaitInterval struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Cause  string                 `protobuf:"bytes,1,opt,name=cause,proto3" json:"cause,omitempty"`
+	FromUs int64                  `protobuf:"varint,2,opt,name=from_us,json=fromUs,proto3" json:"from_us,omitempty"`
+	// to_us is 0 while it waits.
+	ToUs int64 `protobuf:"varint,3,opt,name=to_us,json=toUs,proto3" json:"to_us,omitempty"`
+	// attempt is the number of the one that it was for; 0: nobody knows, or none.
+	Attempt       uint32 `protobuf:"varint,4,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitInterval) Reset() {
+	*x = WaitInterval{}
+	mi := &file_holdfast_v1_control_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitInterval) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitInterval) ProtoMessage() {}
+
+func (x *WaitInterval) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_control_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitInterval.ProtoReflect.Descriptor instead.
+func (*WaitInterval) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *WaitInterval) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *WaitInterval) GetFromUs() int64 {
+	if x != nil {
+		return x.FromUs
+	}
+	return 0
+}
+
+func (x *WaitInterval) GetToUs() int64 {
+	if x != nil {
+		return x.ToUs
+	}
+	return 0
+}
+
+func (x *WaitInterval) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
 type WatchResponse_Opened struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Newest        uint64                 `protobuf:"varint,1,opt,name=newest,proto3" json:"newest,omitempty"`
@@ -2820,7 +3093,7 @@ type WatchResponse_Opened struct {
 
 func (x *WatchResponse_Opened) Reset() {
 	*x = WatchResponse_Opened{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[35]
+	mi := &file_holdfast_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2832,7 +3105,7 @@ func (x *WatchResponse_Opened) String() string {
 func (*WatchResponse_Opened) ProtoMessage() {}
 
 func (x *WatchResponse_Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[35]
+	mi := &file_holdfast_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2872,7 +3145,7 @@ type WatchResponse_Missed struct {
 
 func (x *WatchResponse_Missed) Reset() {
 	*x = WatchResponse_Missed{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[36]
+	mi := &file_holdfast_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2884,7 +3157,7 @@ func (x *WatchResponse_Missed) String() string {
 func (*WatchResponse_Missed) ProtoMessage() {}
 
 func (x *WatchResponse_Missed) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[36]
+	mi := &file_holdfast_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3177,7 +3450,26 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a7\n" +
 	"\tHostEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xfb\b\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"W\n" +
+	"\x0fGetWaitsRequest\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\x12\x19\n" +
+	"\bsince_us\x18\x02 \x01(\x03R\asinceUs\x12\x19\n" +
+	"\bbuild_id\x18\x03 \x01(\tR\abuildId\"{\n" +
+	"\x10GetWaitsResponse\x12.\n" +
+	"\x06groups\x18\x01 \x03(\v2\x16.holdfast.v1.WaitGroupR\x06groups\x127\n" +
+	"\tintervals\x18\x02 \x03(\v2\x19.holdfast.v1.WaitIntervalR\tintervals\"\x99\x01\n" +
+	"\tWaitGroup\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
+	"\battempts\x18\x02 \x01(\x04R\battempts\x12\x19\n" +
+	"\btotal_us\x18\x03 \x01(\x03R\atotalUs\x12\x15\n" +
+	"\x06p50_us\x18\x04 \x01(\x03R\x05p50Us\x12\x15\n" +
+	"\x06p95_us\x18\x05 \x01(\x03R\x05p95Us\x12\x15\n" +
+	"\x06max_us\x18\x06 \x01(\x03R\x05maxUs\"l\n" +
+	"\fWaitInterval\x12\x14\n" +
+	"\x05cause\x18\x01 \x01(\tR\x05cause\x12\x17\n" +
+	"\afrom_us\x18\x02 \x01(\x03R\x06fromUs\x12\x13\n" +
+	"\x05to_us\x18\x03 \x01(\x03R\x04toUs\x12\x18\n" +
+	"\aattempt\x18\x04 \x01(\rR\aattempt2\xc4\t\n" +
 	"\x0eControlService\x12P\n" +
 	"\vSubmitBuild\x12\x1f.holdfast.v1.SubmitBuildRequest\x1a .holdfast.v1.SubmitBuildResponse\x12G\n" +
 	"\bGetBuild\x12\x1c.holdfast.v1.GetBuildRequest\x1a\x1d.holdfast.v1.GetBuildResponse\x12M\n" +
@@ -3192,7 +3484,8 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\vChangeSlave\x12\x1f.holdfast.v1.ChangeSlaveRequest\x1a .holdfast.v1.ChangeSlaveResponse\x12S\n" +
 	"\fReleaseBrake\x12 .holdfast.v1.ReleaseBrakeRequest\x1a!.holdfast.v1.ReleaseBrakeResponse\x12F\n" +
 	"\aReadLog\x12\x1b.holdfast.v1.ReadLogRequest\x1a\x1c.holdfast.v1.ReadLogResponse0\x01\x12@\n" +
-	"\x05Watch\x12\x19.holdfast.v1.WatchRequest\x1a\x1a.holdfast.v1.WatchResponse0\x01\x12J\n" +
+	"\x05Watch\x12\x19.holdfast.v1.WatchRequest\x1a\x1a.holdfast.v1.WatchResponse0\x01\x12G\n" +
+	"\bGetWaits\x12\x1c.holdfast.v1.GetWaitsRequest\x1a\x1d.holdfast.v1.GetWaitsResponse\x12J\n" +
 	"\tGetMaster\x12\x1d.holdfast.v1.GetMasterRequest\x1a\x1e.holdfast.v1.GetMasterResponse\x12P\n" +
 	"\vListMasters\x12\x1f.holdfast.v1.ListMastersRequest\x1a .holdfast.v1.ListMastersResponseB'Z%holdfast/proto/holdfast/v1;holdfastv1b\x06proto3"
 
@@ -3209,7 +3502,7 @@ func file_holdfast_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_holdfast_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_holdfast_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_holdfast_v1_control_proto_goTypes = []any{
 	(ChangeSlaveRequest_Change)(0),    // 0: holdfast.v1.ChangeSlaveRequest.Change
 	(*SubmitBuildRequest)(nil),        // 1: holdfast.v1.SubmitBuildRequest
@@ -3247,61 +3540,69 @@ var file_holdfast_v1_control_proto_goTypes = []any{
 	(*Attempt)(nil),                   // 33: holdfast.v1.Attempt
 	(*Step)(nil),                      // 34: holdfast.v1.Step
 	(*Slave)(nil),                     // 35: holdfast.v1.Slave
-	(*WatchResponse_Opened)(nil),      // 36: holdfast.v1.WatchResponse.Opened
-	(*WatchResponse_Missed)(nil),      // 37: holdfast.v1.WatchResponse.Missed
-	nil,                               // 38: holdfast.v1.Slave.LabelsEntry
-	nil,                               // 39: holdfast.v1.Slave.HostEntry
-	(*BuildSpec)(nil),                 // 40: holdfast.v1.BuildSpec
+	(*GetWaitsRequest)(nil),           // 36: holdfast.v1.GetWaitsRequest
+	(*GetWaitsResponse)(nil),          // 37: holdfast.v1.GetWaitsResponse
+	(*WaitGroup)(nil),                 // 38: holdfast.v1.WaitGroup
+	(*WaitInterval)(nil),              // 39: holdfast.v1.WaitInterval
+	(*WatchResponse_Opened)(nil),      // 40: holdfast.v1.WatchResponse.Opened
+	(*WatchResponse_Missed)(nil),      // 41: holdfast.v1.WatchResponse.Missed
+	nil,                               // 42: holdfast.v1.Slave.LabelsEntry
+	nil,                               // 43: holdfast.v1.Slave.HostEntry
+	(*BuildSpec)(nil),                 // 44: holdfast.v1.BuildSpec
 }
 var file_holdfast_v1_control_proto_depIdxs = []int32{
-	40, // 0: holdfast.v1.SubmitBuildRequest.spec:type_name -> holdfast.v1.BuildSpec
+	44, // 0: holdfast.v1.SubmitBuildRequest.spec:type_name -> holdfast.v1.BuildSpec
 	32, // 1: holdfast.v1.GetBuildResponse.build:type_name -> holdfast.v1.Build
 	32, // 2: holdfast.v1.ListBuildsResponse.builds:type_name -> holdfast.v1.Build
 	35, // 3: holdfast.v1.ListSlavesResponse.slaves:type_name -> holdfast.v1.Slave
 	17, // 4: holdfast.v1.ListSlavesResponse.brake:type_name -> holdfast.v1.Brake
 	0,  // 5: holdfast.v1.ChangeSlaveRequest.change:type_name -> holdfast.v1.ChangeSlaveRequest.Change
-	36, // 6: holdfast.v1.WatchResponse.opened:type_name -> holdfast.v1.WatchResponse.Opened
+	40, // 6: holdfast.v1.WatchResponse.opened:type_name -> holdfast.v1.WatchResponse.Opened
 	31, // 7: holdfast.v1.WatchResponse.event:type_name -> holdfast.v1.Event
-	37, // 8: holdfast.v1.WatchResponse.missed:type_name -> holdfast.v1.WatchResponse.Missed
+	41, // 8: holdfast.v1.WatchResponse.missed:type_name -> holdfast.v1.WatchResponse.Missed
 	30, // 9: holdfast.v1.ListMastersResponse.masters:type_name -> holdfast.v1.Master
-	40, // 10: holdfast.v1.Build.spec:type_name -> holdfast.v1.BuildSpec
+	44, // 10: holdfast.v1.Build.spec:type_name -> holdfast.v1.BuildSpec
 	33, // 11: holdfast.v1.Build.attempts:type_name -> holdfast.v1.Attempt
 	34, // 12: holdfast.v1.Attempt.steps:type_name -> holdfast.v1.Step
-	38, // 13: holdfast.v1.Slave.labels:type_name -> holdfast.v1.Slave.LabelsEntry
-	39, // 14: holdfast.v1.Slave.host:type_name -> holdfast.v1.Slave.HostEntry
-	1,  // 15: holdfast.v1.ControlService.SubmitBuild:input_type -> holdfast.v1.SubmitBuildRequest
-	3,  // 16: holdfast.v1.ControlService.GetBuild:input_type -> holdfast.v1.GetBuildRequest
-	5,  // 17: holdfast.v1.ControlService.ListBuilds:input_type -> holdfast.v1.ListBuildsRequest
-	7,  // 18: holdfast.v1.ControlService.CancelBuild:input_type -> holdfast.v1.CancelBuildRequest
-	11, // 19: holdfast.v1.ControlService.ReprioritiseBuild:input_type -> holdfast.v1.ReprioritiseBuildRequest
-	9,  // 20: holdfast.v1.ControlService.UnshelveBuild:input_type -> holdfast.v1.UnshelveBuildRequest
-	13, // 21: holdfast.v1.ControlService.ExplainBuild:input_type -> holdfast.v1.ExplainBuildRequest
-	15, // 22: holdfast.v1.ControlService.ListSlaves:input_type -> holdfast.v1.ListSlavesRequest
-	18, // 23: holdfast.v1.ControlService.ChangeSlave:input_type -> holdfast.v1.ChangeSlaveRequest
-	20, // 24: holdfast.v1.ControlService.ReleaseBrake:input_type -> holdfast.v1.ReleaseBrakeRequest
-	22, // 25: holdfast.v1.ControlService.ReadLog:input_type -> holdfast.v1.ReadLogRequest
-	24, // 26: holdfast.v1.ControlService.Watch:input_type -> holdfast.v1.WatchRequest
-	26, // 27: holdfast.v1.ControlService.GetMaster:input_type -> holdfast.v1.GetMasterRequest
-	28, // 28: holdfast.v1.ControlService.ListMasters:input_type -> holdfast.v1.ListMastersRequest
-	2,  // 29: holdfast.v1.ControlService.SubmitBuild:output_type -> holdfast.v1.SubmitBuildResponse
-	4,  // 30: holdfast.v1.ControlService.GetBuild:output_type -> holdfast.v1.GetBuildResponse
-	6,  // 31: holdfast.v1.ControlService.ListBuilds:output_type -> holdfast.v1.ListBuildsResponse
-	8,  // 32: holdfast.v1.ControlService.CancelBuild:output_type -> holdfast.v1.CancelBuildResponse
-	12, // 33: holdfast.v1.ControlService.ReprioritiseBuild:output_type -> holdfast.v1.ReprioritiseBuildResponse
-	10, // 34: holdfast.v1.ControlService.UnshelveBuild:output_type -> holdfast.v1.UnshelveBuildResponse
-	14, // 35: holdfast.v1.ControlService.ExplainBuild:output_type -> holdfast.v1.ExplainBuildResponse
-	16, // 36: holdfast.v1.ControlService.ListSlaves:output_type -> holdfast.v1.ListSlavesResponse
-	19, // 37: holdfast.v1.ControlService.ChangeSlave:output_type -> holdfast.v1.ChangeSlaveResponse
-	21, // 38: holdfast.v1.ControlService.ReleaseBrake:output_type -> holdfast.v1.ReleaseBrakeResponse
-	23, // 39: holdfast.v1.ControlService.ReadLog:output_type -> holdfast.v1.ReadLogResponse
-	25, // 40: holdfast.v1.ControlService.Watch:output_type -> holdfast.v1.WatchResponse
-	27, // 41: holdfast.v1.ControlService.GetMaster:output_type -> holdfast.v1.GetMasterResponse
-	29, // 42: holdfast.v1.ControlService.ListMasters:output_type -> holdfast.v1.ListMastersResponse
-	29, // [29:43] is the sub-list for method output_type
-	15, // [15:29] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	42, // 13: holdfast.v1.Slave.labels:type_name -> holdfast.v1.Slave.LabelsEntry
+	43, // 14: holdfast.v1.Slave.host:type_name -> holdfast.v1.Slave.HostEntry
+	38, // 15: holdfast.v1.GetWaitsResponse.groups:type_name -> holdfast.v1.WaitGroup
+	39, // 16: holdfast.v1.GetWaitsResponse.intervals:type_name -> holdfast.v1.WaitInterval
+	1,  // 17: holdfast.v1.ControlService.SubmitBuild:input_type -> holdfast.v1.SubmitBuildRequest
+	3,  // 18: holdfast.v1.ControlService.GetBuild:input_type -> holdfast.v1.GetBuildRequest
+	5,  // 19: holdfast.v1.ControlService.ListBuilds:input_type -> holdfast.v1.ListBuildsRequest
+	7,  // 20: holdfast.v1.ControlService.CancelBuild:input_type -> holdfast.v1.CancelBuildRequest
+	11, // 21: holdfast.v1.ControlService.ReprioritiseBuild:input_type -> holdfast.v1.ReprioritiseBuildRequest
+	9,  // 22: holdfast.v1.ControlService.UnshelveBuild:input_type -> holdfast.v1.UnshelveBuildRequest
+	13, // 23: holdfast.v1.ControlService.ExplainBuild:input_type -> holdfast.v1.ExplainBuildRequest
+	15, // 24: holdfast.v1.ControlService.ListSlaves:input_type -> holdfast.v1.ListSlavesRequest
+	18, // 25: holdfast.v1.ControlService.ChangeSlave:input_type -> holdfast.v1.ChangeSlaveRequest
+	20, // 26: holdfast.v1.ControlService.ReleaseBrake:input_type -> holdfast.v1.ReleaseBrakeRequest
+	22, // 27: holdfast.v1.ControlService.ReadLog:input_type -> holdfast.v1.ReadLogRequest
+	24, // 28: holdfast.v1.ControlService.Watch:input_type -> holdfast.v1.WatchRequest
+	36, // 29: holdfast.v1.ControlService.GetWaits:input_type -> holdfast.v1.GetWaitsRequest
+	26, // 30: holdfast.v1.ControlService.GetMaster:input_type -> holdfast.v1.GetMasterRequest
+	28, // 31: holdfast.v1.ControlService.ListMasters:input_type -> holdfast.v1.ListMastersRequest
+	2,  // 32: holdfast.v1.ControlService.SubmitBuild:output_type -> holdfast.v1.SubmitBuildResponse
+	4,  // 33: holdfast.v1.ControlService.GetBuild:output_type -> holdfast.v1.GetBuildResponse
+	6,  // 34: holdfast.v1.ControlService.ListBuilds:output_type -> holdfast.v1.ListBuildsResponse
+	8,  // 35: holdfast.v1.ControlService.CancelBuild:output_type -> holdfast.v1.CancelBuildResponse
+	12, // 36: holdfast.v1.ControlService.ReprioritiseBuild:output_type -> holdfast.v1.ReprioritiseBuildResponse
+	10, // 37: holdfast.v1.ControlService.UnshelveBuild:output_type -> holdfast.v1.UnshelveBuildResponse
+	14, // 38: holdfast.v1.ControlService.ExplainBuild:output_type -> holdfast.v1.ExplainBuildResponse
+	16, // 39: holdfast.v1.ControlService.ListSlaves:output_type -> holdfast.v1.ListSlavesResponse
+	19, // 40: holdfast.v1.ControlService.ChangeSlave:output_type -> holdfast.v1.ChangeSlaveResponse
+	21, // 41: holdfast.v1.ControlService.ReleaseBrake:output_type -> holdfast.v1.ReleaseBrakeResponse
+	23, // 42: holdfast.v1.ControlService.ReadLog:output_type -> holdfast.v1.ReadLogResponse
+	25, // 43: holdfast.v1.ControlService.Watch:output_type -> holdfast.v1.WatchResponse
+	37, // 44: holdfast.v1.ControlService.GetWaits:output_type -> holdfast.v1.GetWaitsResponse
+	27, // 45: holdfast.v1.ControlService.GetMaster:output_type -> holdfast.v1.GetMasterResponse
+	29, // 46: holdfast.v1.ControlService.ListMasters:output_type -> holdfast.v1.ListMastersResponse
+	32, // [32:47] is the sub-list for method output_type
+	17, // [17:32] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_control_proto_init() }
@@ -3322,7 +3623,7 @@ func file_holdfast_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_control_proto_rawDesc), len(file_holdfast_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   39,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

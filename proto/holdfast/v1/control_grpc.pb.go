@@ -31,6 +31,7 @@ const (
 	ControlService_ReleaseBrake_FullMethodName      = "/holdfast.v1.ControlService/ReleaseBrake"
 	ControlService_ReadLog_FullMethodName           = "/holdfast.v1.ControlService/ReadLog"
 	ControlService_Watch_FullMethodName             = "/holdfast.v1.ControlService/Watch"
+	ControlService_GetWaits_FullMethodName          = "/holdfast.v1.ControlService/GetWaits"
 	ControlService_GetMaster_FullMethodName         = "/holdfast.v1.ControlService/GetMaster"
 	ControlService_ListMasters_FullMethodName       = "/holdfast.v1.ControlService/ListMasters"
 )
@@ -90,6 +91,8 @@ type ControlServiceClient interface {
 	// Watch streams events in commit order, first the kept ones after since,
 	// then each new one as it is committed.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
+	// GetWaits tells how long attempts have waited for their slaves, and for what.
+	GetWaits(ctx context.Context, in *GetWaitsRequest, opts ...grpc.CallOption) (*GetWaitsResponse, error)
 	// GetMaster says who answers.
 	GetMaster(ctx context.Context, in *GetMasterRequest, opts ...grpc.CallOption) (*GetMasterResponse, error)
 	// ListMasters returns the masters of the store: those that serve, and those
@@ -244,6 +247,16 @@ func (c *controlServiceClient) Watch(ctx context.Context, in *WatchRequest, opts
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ControlService_WatchClient = grpc.ServerStreamingClient[WatchResponse]
 
+func (c *controlServiceClient) GetWaits(ctx context.Context, in *GetWaitsRequest, opts ...grpc.CallOption) (*GetWaitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetWaitsResponse)
+	err := c.cc.Invoke(ctx, ControlService_GetWaits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlServiceClient) GetMaster(ctx context.Context, in *GetMasterRequest, opts ...grpc.CallOption) (*GetMasterResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetMasterResponse)
@@ -319,6 +332,8 @@ type ControlServiceServer interface {
 	// Watch streams events in commit order, first the kept ones after since,
 	// then each new one as it is committed.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
+	// GetWaits tells how long attempts have waited for their slaves, and for what.
+	GetWaits(context.Context, *GetWaitsRequest) (*GetWaitsResponse, error)
 	// GetMaster says who answers.
 	GetMaster(context.Context, *GetMasterRequest) (*GetMasterResponse, error)
 	// ListMasters returns the masters of the store: those that serve, and those
@@ -370,6 +385,9 @@ func (UnimplementedControlServiceServer) ReadLog(*ReadLogRequest, grpc.ServerStr
 }
 func (UnimplementedControlServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
+}
+func (UnimplementedControlServiceServer) GetWaits(context.Context, *GetWaitsRequest) (*GetWaitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetWaits not implemented")
 }
 func (UnimplementedControlServiceServer) GetMaster(context.Context, *GetMasterRequest) (*GetMasterResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetMaster not implemented")
@@ -600,6 +618,24 @@ func _ControlService_Watch_Handler(srv interface{}, stream grpc.ServerStream) er
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ControlService_WatchServer = grpc.ServerStreamingServer[WatchResponse]
 
+func _ControlService_GetWaits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetWaitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).GetWaits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_GetWaits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).GetWaits(ctx, req.(*GetWaitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ControlService_GetMaster_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetMasterRequest)
 	if err := dec(in); err != nil {
@@ -682,6 +718,10 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReleaseBrake",
 			Handler:    _ControlService_ReleaseBrake_Handler,
+		},
+		{
+			MethodName: "GetWaits",
+			Handler:    _ControlService_GetWaits_Handler,
 		},
 		{
 			MethodName: "GetMaster",
