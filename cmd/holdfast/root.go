@@ -81,7 +81,7 @@ Exit codes: 0 ok, 1 build failed, 2 usage, 3 build cancelled, 4 build shelved,
 	}{
 		{"builds", "Builds:", []*cobra.Command{
 			newSubmit(std), newRun(std), newLs(std), newShow(std), newLogs(std), newExplain(std),
-			newCancel(std), newShelf(std), newUnshelve(std), newReprioritise(std), newWaits(std),
+			newCancel(std), newShelf(std), newUnshelve(std), newReprioritise(std), newWaits(std), newHistory(std),
 		}},
 		{"farm", "The farm:", []*cobra.Command{
 			newDev(std), newMaster(std), addSlaveChanges(newSlave(std), std), newSlaves(std), newMasters(std), newBrake(std), newEvents(std), newJournal(std), newDoctor(std), newMigrateStore(std), newChaos(std),

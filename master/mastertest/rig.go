@@ -236,7 +236,7 @@ func (r *Rig) Metric(name string) float64 {
 // Topics returns the topics of a build's events.
 func (r *Rig) Topics(build string) []string {
 	r.Helper()
-	events, err := r.Store.BuildEvents(r.Context(), lifecycle.BuildID(build))
+	events, err := r.Store.BuildEvents(r.Context(), lifecycle.BuildID(build), 0, 100_000)
 	if err != nil {
 		r.Fatalf("events: %v", err)
 	}

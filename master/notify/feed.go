@@ -45,7 +45,7 @@ var ErrReset = errors.New("the store was restored from an older copy: start over
 // Source is the part of a store that the feed reads; see store.Store.
 type Source interface {
 	Events(ctx context.Context, since uint64, limit int) ([]lifecycle.Event, error)
-	BuildEvents(ctx context.Context, id lifecycle.BuildID) ([]lifecycle.Event, error)
+	BuildEvents(ctx context.Context, id lifecycle.BuildID, since uint64, limit int) ([]lifecycle.Event, error)
 	NewestEvent(ctx context.Context) (uint64, error)
 }
 
@@ -458,15 +458,16 @@ func (r *Reader) history(ctx context.Context) ([]Item, error) {
 	return items, nil
 }
 
-// builds reads the events of the builds that r selects, after at and up to end.
+// builds reads the first events of the builds that r selects, after at and up to end: more
+// than a batch, unless those are all.
 func (r *Reader) builds(ctx context.Context, at, end uint64) ([]lifecycle.Event, error) {
 	var all []lifecycle.Event
 	for _, id := range r.filter.Builds {
-		events, err := r.feed.cfg.Source.BuildEvents(ctx, id)
+		events, err := r.feed.cfg.Source.BuildEvents(ctx, id, at, batchSize+1)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, slices.DeleteFunc(events, func(e lifecycle.Event) bool { return e.N <= at || e.N > end })...)
+		all = append(all, slices.DeleteFunc(events, func(e lifecycle.Event) bool { return e.N > end })...)
 	}
 	slices.SortFunc(all, func(a, b lifecycle.Event) int { return cmp.Compare(a.N, b.N) })
 	return all, nil

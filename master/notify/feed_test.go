@@ -56,12 +56,12 @@ func (h *history) Events(_ context.Context, since uint64, limit int) ([]lifecycl
 	return slices.Clone(h.events[i:min(len(h.events), i+limit)]), nil
 }
 
-func (h *history) BuildEvents(_ context.Context, id lifecycle.BuildID) ([]lifecycle.Event, error) {
+func (h *history) BuildEvents(_ context.Context, id lifecycle.BuildID, since uint64, limit int) ([]lifecycle.Event, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var list []lifecycle.Event
 	for _, e := range h.events {
-		if e.Build == id {
+		if e.Build == id && e.N > since && len(list) < limit {
 			list = append(list, e)
 		}
 	}

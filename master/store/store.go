@@ -60,8 +60,11 @@ type Store interface {
 	Log(ctx context.Context, step lifecycle.StepID, from int64, maxBytes int) ([]LogChunk, error)
 	// Events returns numbered events after since, in order.
 	Events(ctx context.Context, since uint64, limit int) ([]lifecycle.Event, error)
-	// BuildEvents returns all events of one build, in order.
-	BuildEvents(ctx context.Context, id lifecycle.BuildID) ([]lifecycle.Event, error)
+	// BuildEvents returns numbered events of one build after since, in order.
+	BuildEvents(ctx context.Context, id lifecycle.BuildID, since uint64, limit int) ([]lifecycle.Event, error)
+	// SlaveEvents returns numbered events of a slave that are no build's, after since and up
+	// to until, in order.
+	SlaveEvents(ctx context.Context, name string, since, until uint64, limit int) ([]lifecycle.Event, error)
 	// NewestEvent is the number of the newest event there ever was; 0: none.
 	NewestEvent(ctx context.Context) (uint64, error)
 	// BrakeReleases is how often a person has let go of the mass-silence brake, at

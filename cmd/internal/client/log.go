@@ -174,6 +174,35 @@ type EventQuery struct {
 	Notices
 }
 
+// History delivers what happened to a build, and to slaves while they had it, in
+// commit order, each event once.
+func (c *Client) History(ctx context.Context, build string, fn func(*holdfastv1.Event) error) error {
+	last := uint64(0)
+	return c.persist(ctx, false, Notices{}, func(ctx context.Context, d deliver) error {
+		stream, err := c.rpc.GetHistory(ctx, &holdfastv1.GetHistoryRequest{BuildId: build})
+		if err != nil {
+			return err
+		}
+		for {
+			m, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			e := m.GetEvent()
+			if e.GetN() <= last {
+				continue // had it already
+			}
+			last = e.GetN()
+			if err := d(func() error { return fn(e) }); err != nil {
+				return err
+			}
+		}
+	})
+}
+
 // Watch delivers events in commit order, each once, over as many streams as it
 // takes. The messages are events, and gaps where events are no longer kept.
 func (c *Client) Watch(ctx context.Context, q EventQuery, fn func(*holdfastv1.WatchResponse) error) error {

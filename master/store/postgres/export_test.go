@@ -51,7 +51,7 @@ var (
 		"backed off": backedOffQuery, "turned back": turnedBackQuery, "next": nextReadyQuery,
 		"all attempts": allAttempts, "all steps": allSteps, "all slaves": allSlaves, "flaps": flapsQuery,
 		"epoch": epochQuery, "held": heldQuery, "held builds": heldBuilds, "held attempts": heldAttempts, "held steps": heldSteps,
-		"absentees": absenteesQuery, "events": eventsQuery, "of build": ofBuild, "newest": newestQuery, "log": logQuery,
+		"absentees": absenteesQuery, "events": eventsQuery, "of build": ofBuild, "of slave": ofSlave, "newest": newestQuery, "log": logQuery,
 	}
 )
 

@@ -248,7 +248,7 @@ func (f *farm) check() {
 			f.Fatalf("told: %v", err)
 		}
 		topics := map[string]int{}
-		list, err := f.s.BuildEvents(ctx, v.build)
+		list, err := f.s.BuildEvents(ctx, v.build, 0, 100_000)
 		if err != nil {
 			f.Fatal(err)
 		}

@@ -147,7 +147,7 @@ var uses = map[string]use{
 	"held builds": {"attempts_held builds_pkey", "", ""}, "held attempts": {"attempts_held attempts_pkey", "", ""},
 	"held steps": {"attempts_held steps_attempt_id_number_key", "", ""},
 	"absentees":  {"attempts_live builds_pkey", "slaves_pkey attempts_live", ""},
-	"events":     {"events_n_key", "", ""}, "of build": {"events_by_build", "", ""}, "newest": {"counters_pkey", "", ""}, "log": {"log_chunks_by_offset", "", ""},
+	"events":     {"events_n_key", "", ""}, "of build": {"events_by_build", "", ""}, "of slave": {"events_by_slave", "", ""}, "newest": {"counters_pkey", "", ""}, "log": {"log_chunks_by_offset", "", ""},
 	"take counter": {"counters_pkey", "", ""}, "number": {"events_unnumbered events_pkey", "events_unnumbered", ""}, "store id": {"store_meta_pkey", "", ""},
 
 	"fences": {"attempts_pkey slaves_pkey", "", ""}, "log fences": {"attempts_pkey slaves_pkey", "", ""}, "old slaves": {"slaves_pkey", "", ""},

@@ -256,19 +256,28 @@ func (s *Store) Absentees(ctx context.Context) ([]store.Absentee, error) {
 
 const (
 	eventsQuery = `SELECT ` + columns.Event + ` FROM events WHERE n > $1 ORDER BY n LIMIT $2`
-	ofBuild     = `SELECT ` + columns.Event + ` FROM events WHERE build_id = $1 AND n IS NOT NULL ORDER BY n`
+	ofBuild     = `SELECT ` + columns.Event + ` FROM events WHERE build_id = $1 AND n > $2 ORDER BY n LIMIT $3`
+	ofSlave     = `SELECT ` + columns.Event + ` FROM events WHERE slave = $1 AND build_id IS NULL AND n > $2 AND n <= $3 ORDER BY n LIMIT $4`
 	// newestQuery asks the counter, which stays when events are pruned.
 	newestQuery = `SELECT last FROM counters WHERE name = 'events'`
 )
 
 // Events returns numbered events after since.
 func (s *Store) Events(ctx context.Context, since uint64, limit int) ([]lifecycle.Event, error) {
-	return readAll(ctx, s, columns.ScanEvent, eventsQuery, int64(min(since, 1<<62)), limit)
+	return readAll(ctx, s, columns.ScanEvent, eventsQuery, eventNumber(since), limit)
 }
 
-// BuildEvents returns all numbered events of a build.
-func (s *Store) BuildEvents(ctx context.Context, id lifecycle.BuildID) ([]lifecycle.Event, error) {
-	return readAll(ctx, s, columns.ScanEvent, ofBuild, string(id))
+// eventNumber is a number as the database takes it; from outside it may be any.
+func eventNumber(n uint64) int64 { return int64(min(n, 1<<62)) }
+
+// BuildEvents returns numbered events of a build.
+func (s *Store) BuildEvents(ctx context.Context, id lifecycle.BuildID, since uint64, limit int) ([]lifecycle.Event, error) {
+	return readAll(ctx, s, columns.ScanEvent, ofBuild, string(id), eventNumber(since), limit)
+}
+
+// SlaveEvents returns numbered events of a slave that are no build's.
+func (s *Store) SlaveEvents(ctx context.Context, name string, since, until uint64, limit int) ([]lifecycle.Event, error) {
+	return readAll(ctx, s, columns.ScanEvent, ofSlave, name, eventNumber(since), eventNumber(until), limit)
 }
 
 // NewestEvent is the number of the newest event.

@@ -270,14 +270,25 @@ func (s *Store) Absentees(ctx context.Context) ([]store.Absentee, error) {
 
 // Events returns numbered events after since.
 func (s *Store) Events(ctx context.Context, since uint64, limit int) ([]lifecycle.Event, error) {
-	rows, err := s.query(ctx, `SELECT `+columns.Event+` FROM events WHERE n > ? ORDER BY n LIMIT ?`, int64(min(since, 1<<62)), limit)
+	rows, err := s.query(ctx, `SELECT `+columns.Event+` FROM events WHERE n > ? ORDER BY n LIMIT ?`, number(since), limit)
 	events, err := collect(rows, err, columns.ScanEvent)
 	return events, classify(err)
 }
 
-// BuildEvents returns all events of a build.
-func (s *Store) BuildEvents(ctx context.Context, id lifecycle.BuildID) ([]lifecycle.Event, error) {
-	rows, err := s.query(ctx, `SELECT `+columns.Event+` FROM events WHERE build_id = ? AND n IS NOT NULL ORDER BY n`, string(id))
+// number is that of an event as the database takes it; from outside it may be any.
+func number(n uint64) int64 { return int64(min(n, 1<<62)) }
+
+// BuildEvents returns events of a build.
+func (s *Store) BuildEvents(ctx context.Context, id lifecycle.BuildID, since uint64, limit int) ([]lifecycle.Event, error) {
+	rows, err := s.query(ctx, `SELECT `+columns.Event+` FROM events WHERE build_id = ? AND n > ? ORDER BY n LIMIT ?`, string(id), number(since), limit)
+	events, err := collect(rows, err, columns.ScanEvent)
+	return events, classify(err)
+}
+
+// SlaveEvents returns events of a slave that are no build's.
+func (s *Store) SlaveEvents(ctx context.Context, name string, since, until uint64, limit int) ([]lifecycle.Event, error) {
+	rows, err := s.query(ctx, `SELECT `+columns.Event+` FROM events WHERE slave = ? AND build_id IS NULL AND n > ? AND n <= ? ORDER BY n LIMIT ?`,
+		name, number(since), number(until), limit)
 	events, err := collect(rows, err, columns.ScanEvent)
 	return events, classify(err)
 }

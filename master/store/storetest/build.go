@@ -192,7 +192,7 @@ func testReprioritise(r *rig) {
 	if rec := r.record(two); rec.Build.Policy.Priority != -7 {
 		r.Errorf("priority %d", rec.Build.Policy.Priority)
 	}
-	events, err := r.s.BuildEvents(r.ctx, two)
+	events, err := r.s.BuildEvents(r.ctx, two, 0, 100_000)
 	if err != nil {
 		r.Fatal(err)
 	}

@@ -171,7 +171,7 @@ func (r *rig) attempt(st *stream) *lifecycle.Attempt {
 // topics lists the topics of a build's events.
 func (r *rig) topics(id lifecycle.BuildID) []string {
 	r.Helper()
-	events, err := r.s.BuildEvents(r.ctx, id)
+	events, err := r.s.BuildEvents(r.ctx, id, 0, 100_000)
 	if err != nil {
 		r.Fatalf("events: %v", err)
 	}
