@@ -115,7 +115,7 @@ func (h *historian) line(e *holdfastv1.Event) string {
 			break
 		}
 		say("%s after %s", f.State, micro(f.DurationUs))
-		if f.ExitCode != nil && *f.ExitCode != 0 {
+		if f.ExitCode != nil && *f.ExitCode != 0 && !strings.Contains(e.GetWhy(), "exit code") {
 			say(", exit code %d", *f.ExitCode)
 		}
 	case "log":

@@ -52,6 +52,56 @@ func testShelve(r *rig) {
 	r.state(id, lifecycle.BuildShelved) // one more attempt, not three
 }
 
+// testSlaveEvents: what happened to a slave, and to no build, page by page.
+func testSlaveEvents(r *rig) {
+	sl, other := r.slave("b7", 1), r.slave("b8", 1)
+	for range 3 {
+		sl.connect()
+		other.connect()
+		sl.disconnect()
+		other.disconnect()
+	}
+	sl.connect()
+	sl.running(r.submit(), 1)
+	all, err := r.s.Events(r.ctx, 0, 1000)
+	if err != nil {
+		r.Fatal(err)
+	}
+	var want []uint64
+	for _, e := range all {
+		if e.Slave == "b7" && e.Build == "" {
+			want = append(want, e.N)
+		}
+	}
+	if len(want) < 7 {
+		r.Fatalf("%d events of b7: this proves nothing", len(want))
+	}
+	read := func(since, until uint64, limit int) (got []uint64) {
+		r.Helper()
+		events, err := r.s.SlaveEvents(r.ctx, "b7", since, until, limit)
+		if err != nil {
+			r.Fatal(err)
+		}
+		for _, e := range events {
+			got = append(got, e.N)
+		}
+		return got
+	}
+	last := want[len(want)-1]
+	for _, c := range []struct {
+		since, until uint64
+		limit        int
+		want         []uint64
+	}{
+		{0, 1 << 63, 1000, want}, {0, last, 1000, want}, {0, last - 1, 1000, want[:len(want)-1]},
+		{want[2], last, 1000, want[3:]}, {want[2], last, 2, want[3:5]}, {last, 1 << 63, 10, nil},
+	} {
+		if got := read(c.since, c.until, c.limit); !slices.Equal(got, c.want) {
+			r.Errorf("after %d up to %d, %d of them: %v, want %v", c.since, c.until, c.limit, got, c.want)
+		}
+	}
+}
+
 func testEvents(r *rig) {
 	if n, err := r.s.NewestEvent(r.ctx); err != nil || n != 0 {
 		r.Fatalf("newest event of a new store: %d %v", n, err)

@@ -71,6 +71,7 @@ var cases = []struct {
 	{"QuarantineLifted", testQuarantineLifted},
 
 	{"Events", testEvents},
+	{"SlaveEvents", testSlaveEvents},
 	{"T-shelve", testShelve},
 	{"Reopen", testReopen},
 	{"Poison", testPoison},

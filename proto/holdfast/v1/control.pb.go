@@ -2810,6 +2810,94 @@ func (x *Slave) GetElsewhere() string {
 	return ""
 }
 
+type GetHistoryRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	BuildId       string                 `protobuf:"bytes,1,opt,name=build_id,json=buildId,proto3" json:"build_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetHistoryRequest) Reset() {
+	*x = GetHistoryRequest{}
+	mi := &file_holdfast_v1_control_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetHistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetHistoryRequest) ProtoMessage() {}
+
+func (x *GetHistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_control_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetHistoryRequest.ProtoReflect.Descriptor instead.
+func (*GetHistoryRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *GetHistoryRequest) GetBuildId() string {
+	if x != nil {
+		return x.BuildId
+	}
+	return ""
+}
+
+type GetHistoryResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Event         *Event                 `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetHistoryResponse) Reset() {
+	*x = GetHistoryResponse{}
+	mi := &file_holdfast_v1_control_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetHistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetHistoryResponse) ProtoMessage() {}
+
+func (x *GetHistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_control_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetHistoryResponse.ProtoReflect.Descriptor instead.
+func (*GetHistoryResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *GetHistoryResponse) GetEvent() *Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
 type GetWaitsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// by is name (of the build), slave, or cause; empty: all in one group.
@@ -2824,7 +2912,7 @@ type GetWaitsRequest struct {
 
 func (x *GetWaitsRequest) Reset() {
 	*x = GetWaitsRequest{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[35]
+	mi := &file_holdfast_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2836,7 +2924,7 @@ func (x *GetWaitsRequest) String() string {
 func (*GetWaitsRequest) ProtoMessage() {}
 
 func (x *GetWaitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[35]
+	mi := &file_holdfast_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2849,7 +2937,7 @@ func (x *GetWaitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetWaitsRequest.ProtoReflect.Descriptor instead.
 func (*GetWaitsRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetWaitsRequest) GetBy() string {
@@ -2884,7 +2972,7 @@ type GetWaitsResponse struct {
 
 func (x *GetWaitsResponse) Reset() {
 	*x = GetWaitsResponse{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[36]
+	mi := &file_holdfast_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +2984,7 @@ func (x *GetWaitsResponse) String() string {
 func (*GetWaitsResponse) ProtoMessage() {}
 
 func (x *GetWaitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[36]
+	mi := &file_holdfast_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +2997,7 @@ func (x *GetWaitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetWaitsResponse.ProtoReflect.Descriptor instead.
 func (*GetWaitsResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetWaitsResponse) GetGroups() []*WaitGroup {
@@ -2943,7 +3031,7 @@ type WaitGroup struct {
 
 func (x *WaitGroup) Reset() {
 	*x = WaitGroup{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[37]
+	mi := &file_holdfast_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2955,7 +3043,7 @@ func (x *WaitGroup) String() string {
 func (*WaitGroup) ProtoMessage() {}
 
 func (x *WaitGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[37]
+	mi := &file_holdfast_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2968,7 +3056,7 @@ func (x *WaitGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitGroup.ProtoReflect.Descriptor instead.
 func (*WaitGroup) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *WaitGroup) GetKey() string {
@@ -3027,7 +3115,7 @@ type WaitInterval struct {
 
 func (x *WaitInterval) Reset() {
 	*x = WaitInterval{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[38]
+	mi := &file_holdfast_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3039,7 +3127,7 @@ func (x *WaitInterval) String() string {
 func (*WaitInterval) ProtoMessage() {}
 
 func (x *WaitInterval) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[38]
+	mi := &file_holdfast_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3052,7 +3140,7 @@ func (x *WaitInterval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitInterval.ProtoReflect.Descriptor instead.
 func (*WaitInterval) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_holdfast_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WaitInterval) GetCause() string {
@@ -3093,7 +3181,7 @@ type WatchResponse_Opened struct {
 
 func (x *WatchResponse_Opened) Reset() {
 	*x = WatchResponse_Opened{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[39]
+	mi := &file_holdfast_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3105,7 +3193,7 @@ func (x *WatchResponse_Opened) String() string {
 func (*WatchResponse_Opened) ProtoMessage() {}
 
 func (x *WatchResponse_Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[39]
+	mi := &file_holdfast_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3145,7 +3233,7 @@ type WatchResponse_Missed struct {
 
 func (x *WatchResponse_Missed) Reset() {
 	*x = WatchResponse_Missed{}
-	mi := &file_holdfast_v1_control_proto_msgTypes[40]
+	mi := &file_holdfast_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3157,7 +3245,7 @@ func (x *WatchResponse_Missed) String() string {
 func (*WatchResponse_Missed) ProtoMessage() {}
 
 func (x *WatchResponse_Missed) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_control_proto_msgTypes[40]
+	mi := &file_holdfast_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3450,7 +3538,11 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a7\n" +
 	"\tHostEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"W\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\".\n" +
+	"\x11GetHistoryRequest\x12\x19\n" +
+	"\bbuild_id\x18\x01 \x01(\tR\abuildId\">\n" +
+	"\x12GetHistoryResponse\x12(\n" +
+	"\x05event\x18\x01 \x01(\v2\x12.holdfast.v1.EventR\x05event\"W\n" +
 	"\x0fGetWaitsRequest\x12\x0e\n" +
 	"\x02by\x18\x01 \x01(\tR\x02by\x12\x19\n" +
 	"\bsince_us\x18\x02 \x01(\x03R\asinceUs\x12\x19\n" +
@@ -3469,7 +3561,8 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\x05cause\x18\x01 \x01(\tR\x05cause\x12\x17\n" +
 	"\afrom_us\x18\x02 \x01(\x03R\x06fromUs\x12\x13\n" +
 	"\x05to_us\x18\x03 \x01(\x03R\x04toUs\x12\x18\n" +
-	"\aattempt\x18\x04 \x01(\rR\aattempt2\xc4\t\n" +
+	"\aattempt\x18\x04 \x01(\rR\aattempt2\x95\n" +
+	"\n" +
 	"\x0eControlService\x12P\n" +
 	"\vSubmitBuild\x12\x1f.holdfast.v1.SubmitBuildRequest\x1a .holdfast.v1.SubmitBuildResponse\x12G\n" +
 	"\bGetBuild\x12\x1c.holdfast.v1.GetBuildRequest\x1a\x1d.holdfast.v1.GetBuildResponse\x12M\n" +
@@ -3485,7 +3578,9 @@ const file_holdfast_v1_control_proto_rawDesc = "" +
 	"\fReleaseBrake\x12 .holdfast.v1.ReleaseBrakeRequest\x1a!.holdfast.v1.ReleaseBrakeResponse\x12F\n" +
 	"\aReadLog\x12\x1b.holdfast.v1.ReadLogRequest\x1a\x1c.holdfast.v1.ReadLogResponse0\x01\x12@\n" +
 	"\x05Watch\x12\x19.holdfast.v1.WatchRequest\x1a\x1a.holdfast.v1.WatchResponse0\x01\x12G\n" +
-	"\bGetWaits\x12\x1c.holdfast.v1.GetWaitsRequest\x1a\x1d.holdfast.v1.GetWaitsResponse\x12J\n" +
+	"\bGetWaits\x12\x1c.holdfast.v1.GetWaitsRequest\x1a\x1d.holdfast.v1.GetWaitsResponse\x12O\n" +
+	"\n" +
+	"GetHistory\x12\x1e.holdfast.v1.GetHistoryRequest\x1a\x1f.holdfast.v1.GetHistoryResponse0\x01\x12J\n" +
 	"\tGetMaster\x12\x1d.holdfast.v1.GetMasterRequest\x1a\x1e.holdfast.v1.GetMasterResponse\x12P\n" +
 	"\vListMasters\x12\x1f.holdfast.v1.ListMastersRequest\x1a .holdfast.v1.ListMastersResponseB'Z%holdfast/proto/holdfast/v1;holdfastv1b\x06proto3"
 
@@ -3502,7 +3597,7 @@ func file_holdfast_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_holdfast_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_holdfast_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_holdfast_v1_control_proto_goTypes = []any{
 	(ChangeSlaveRequest_Change)(0),    // 0: holdfast.v1.ChangeSlaveRequest.Change
 	(*SubmitBuildRequest)(nil),        // 1: holdfast.v1.SubmitBuildRequest
@@ -3540,69 +3635,74 @@ var file_holdfast_v1_control_proto_goTypes = []any{
 	(*Attempt)(nil),                   // 33: holdfast.v1.Attempt
 	(*Step)(nil),                      // 34: holdfast.v1.Step
 	(*Slave)(nil),                     // 35: holdfast.v1.Slave
-	(*GetWaitsRequest)(nil),           // 36: holdfast.v1.GetWaitsRequest
-	(*GetWaitsResponse)(nil),          // 37: holdfast.v1.GetWaitsResponse
-	(*WaitGroup)(nil),                 // 38: holdfast.v1.WaitGroup
-	(*WaitInterval)(nil),              // 39: holdfast.v1.WaitInterval
-	(*WatchResponse_Opened)(nil),      // 40: holdfast.v1.WatchResponse.Opened
-	(*WatchResponse_Missed)(nil),      // 41: holdfast.v1.WatchResponse.Missed
-	nil,                               // 42: holdfast.v1.Slave.LabelsEntry
-	nil,                               // 43: holdfast.v1.Slave.HostEntry
-	(*BuildSpec)(nil),                 // 44: holdfast.v1.BuildSpec
+	(*GetHistoryRequest)(nil),         // 36: holdfast.v1.GetHistoryRequest
+	(*GetHistoryResponse)(nil),        // 37: holdfast.v1.GetHistoryResponse
+	(*GetWaitsRequest)(nil),           // 38: holdfast.v1.GetWaitsRequest
+	(*GetWaitsResponse)(nil),          // 39: holdfast.v1.GetWaitsResponse
+	(*WaitGroup)(nil),                 // 40: holdfast.v1.WaitGroup
+	(*WaitInterval)(nil),              // 41: holdfast.v1.WaitInterval
+	(*WatchResponse_Opened)(nil),      // 42: holdfast.v1.WatchResponse.Opened
+	(*WatchResponse_Missed)(nil),      // 43: holdfast.v1.WatchResponse.Missed
+	nil,                               // 44: holdfast.v1.Slave.LabelsEntry
+	nil,                               // 45: holdfast.v1.Slave.HostEntry
+	(*BuildSpec)(nil),                 // 46: holdfast.v1.BuildSpec
 }
 var file_holdfast_v1_control_proto_depIdxs = []int32{
-	44, // 0: holdfast.v1.SubmitBuildRequest.spec:type_name -> holdfast.v1.BuildSpec
+	46, // 0: holdfast.v1.SubmitBuildRequest.spec:type_name -> holdfast.v1.BuildSpec
 	32, // 1: holdfast.v1.GetBuildResponse.build:type_name -> holdfast.v1.Build
 	32, // 2: holdfast.v1.ListBuildsResponse.builds:type_name -> holdfast.v1.Build
 	35, // 3: holdfast.v1.ListSlavesResponse.slaves:type_name -> holdfast.v1.Slave
 	17, // 4: holdfast.v1.ListSlavesResponse.brake:type_name -> holdfast.v1.Brake
 	0,  // 5: holdfast.v1.ChangeSlaveRequest.change:type_name -> holdfast.v1.ChangeSlaveRequest.Change
-	40, // 6: holdfast.v1.WatchResponse.opened:type_name -> holdfast.v1.WatchResponse.Opened
+	42, // 6: holdfast.v1.WatchResponse.opened:type_name -> holdfast.v1.WatchResponse.Opened
 	31, // 7: holdfast.v1.WatchResponse.event:type_name -> holdfast.v1.Event
-	41, // 8: holdfast.v1.WatchResponse.missed:type_name -> holdfast.v1.WatchResponse.Missed
+	43, // 8: holdfast.v1.WatchResponse.missed:type_name -> holdfast.v1.WatchResponse.Missed
 	30, // 9: holdfast.v1.ListMastersResponse.masters:type_name -> holdfast.v1.Master
-	44, // 10: holdfast.v1.Build.spec:type_name -> holdfast.v1.BuildSpec
+	46, // 10: holdfast.v1.Build.spec:type_name -> holdfast.v1.BuildSpec
 	33, // 11: holdfast.v1.Build.attempts:type_name -> holdfast.v1.Attempt
 	34, // 12: holdfast.v1.Attempt.steps:type_name -> holdfast.v1.Step
-	42, // 13: holdfast.v1.Slave.labels:type_name -> holdfast.v1.Slave.LabelsEntry
-	43, // 14: holdfast.v1.Slave.host:type_name -> holdfast.v1.Slave.HostEntry
-	38, // 15: holdfast.v1.GetWaitsResponse.groups:type_name -> holdfast.v1.WaitGroup
-	39, // 16: holdfast.v1.GetWaitsResponse.intervals:type_name -> holdfast.v1.WaitInterval
-	1,  // 17: holdfast.v1.ControlService.SubmitBuild:input_type -> holdfast.v1.SubmitBuildRequest
-	3,  // 18: holdfast.v1.ControlService.GetBuild:input_type -> holdfast.v1.GetBuildRequest
-	5,  // 19: holdfast.v1.ControlService.ListBuilds:input_type -> holdfast.v1.ListBuildsRequest
-	7,  // 20: holdfast.v1.ControlService.CancelBuild:input_type -> holdfast.v1.CancelBuildRequest
-	11, // 21: holdfast.v1.ControlService.ReprioritiseBuild:input_type -> holdfast.v1.ReprioritiseBuildRequest
-	9,  // 22: holdfast.v1.ControlService.UnshelveBuild:input_type -> holdfast.v1.UnshelveBuildRequest
-	13, // 23: holdfast.v1.ControlService.ExplainBuild:input_type -> holdfast.v1.ExplainBuildRequest
-	15, // 24: holdfast.v1.ControlService.ListSlaves:input_type -> holdfast.v1.ListSlavesRequest
-	18, // 25: holdfast.v1.ControlService.ChangeSlave:input_type -> holdfast.v1.ChangeSlaveRequest
-	20, // 26: holdfast.v1.ControlService.ReleaseBrake:input_type -> holdfast.v1.ReleaseBrakeRequest
-	22, // 27: holdfast.v1.ControlService.ReadLog:input_type -> holdfast.v1.ReadLogRequest
-	24, // 28: holdfast.v1.ControlService.Watch:input_type -> holdfast.v1.WatchRequest
-	36, // 29: holdfast.v1.ControlService.GetWaits:input_type -> holdfast.v1.GetWaitsRequest
-	26, // 30: holdfast.v1.ControlService.GetMaster:input_type -> holdfast.v1.GetMasterRequest
-	28, // 31: holdfast.v1.ControlService.ListMasters:input_type -> holdfast.v1.ListMastersRequest
-	2,  // 32: holdfast.v1.ControlService.SubmitBuild:output_type -> holdfast.v1.SubmitBuildResponse
-	4,  // 33: holdfast.v1.ControlService.GetBuild:output_type -> holdfast.v1.GetBuildResponse
-	6,  // 34: holdfast.v1.ControlService.ListBuilds:output_type -> holdfast.v1.ListBuildsResponse
-	8,  // 35: holdfast.v1.ControlService.CancelBuild:output_type -> holdfast.v1.CancelBuildResponse
-	12, // 36: holdfast.v1.ControlService.ReprioritiseBuild:output_type -> holdfast.v1.ReprioritiseBuildResponse
-	10, // 37: holdfast.v1.ControlService.UnshelveBuild:output_type -> holdfast.v1.UnshelveBuildResponse
-	14, // 38: holdfast.v1.ControlService.ExplainBuild:output_type -> holdfast.v1.ExplainBuildResponse
-	16, // 39: holdfast.v1.ControlService.ListSlaves:output_type -> holdfast.v1.ListSlavesResponse
-	19, // 40: holdfast.v1.ControlService.ChangeSlave:output_type -> holdfast.v1.ChangeSlaveResponse
-	21, // 41: holdfast.v1.ControlService.ReleaseBrake:output_type -> holdfast.v1.ReleaseBrakeResponse
-	23, // 42: holdfast.v1.ControlService.ReadLog:output_type -> holdfast.v1.ReadLogResponse
-	25, // 43: holdfast.v1.ControlService.Watch:output_type -> holdfast.v1.WatchResponse
-	37, // 44: holdfast.v1.ControlService.GetWaits:output_type -> holdfast.v1.GetWaitsResponse
-	27, // 45: holdfast.v1.ControlService.GetMaster:output_type -> holdfast.v1.GetMasterResponse
-	29, // 46: holdfast.v1.ControlService.ListMasters:output_type -> holdfast.v1.ListMastersResponse
-	32, // [32:47] is the sub-list for method output_type
-	17, // [17:32] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	44, // 13: holdfast.v1.Slave.labels:type_name -> holdfast.v1.Slave.LabelsEntry
+	45, // 14: holdfast.v1.Slave.host:type_name -> holdfast.v1.Slave.HostEntry
+	31, // 15: holdfast.v1.GetHistoryResponse.event:type_name -> holdfast.v1.Event
+	40, // 16: holdfast.v1.GetWaitsResponse.groups:type_name -> holdfast.v1.WaitGroup
+	41, // 17: holdfast.v1.GetWaitsResponse.intervals:type_name -> holdfast.v1.WaitInterval
+	1,  // 18: holdfast.v1.ControlService.SubmitBuild:input_type -> holdfast.v1.SubmitBuildRequest
+	3,  // 19: holdfast.v1.ControlService.GetBuild:input_type -> holdfast.v1.GetBuildRequest
+	5,  // 20: holdfast.v1.ControlService.ListBuilds:input_type -> holdfast.v1.ListBuildsRequest
+	7,  // 21: holdfast.v1.ControlService.CancelBuild:input_type -> holdfast.v1.CancelBuildRequest
+	11, // 22: holdfast.v1.ControlService.ReprioritiseBuild:input_type -> holdfast.v1.ReprioritiseBuildRequest
+	9,  // 23: holdfast.v1.ControlService.UnshelveBuild:input_type -> holdfast.v1.UnshelveBuildRequest
+	13, // 24: holdfast.v1.ControlService.ExplainBuild:input_type -> holdfast.v1.ExplainBuildRequest
+	15, // 25: holdfast.v1.ControlService.ListSlaves:input_type -> holdfast.v1.ListSlavesRequest
+	18, // 26: holdfast.v1.ControlService.ChangeSlave:input_type -> holdfast.v1.ChangeSlaveRequest
+	20, // 27: holdfast.v1.ControlService.ReleaseBrake:input_type -> holdfast.v1.ReleaseBrakeRequest
+	22, // 28: holdfast.v1.ControlService.ReadLog:input_type -> holdfast.v1.ReadLogRequest
+	24, // 29: holdfast.v1.ControlService.Watch:input_type -> holdfast.v1.WatchRequest
+	38, // 30: holdfast.v1.ControlService.GetWaits:input_type -> holdfast.v1.GetWaitsRequest
+	36, // 31: holdfast.v1.ControlService.GetHistory:input_type -> holdfast.v1.GetHistoryRequest
+	26, // 32: holdfast.v1.ControlService.GetMaster:input_type -> holdfast.v1.GetMasterRequest
+	28, // 33: holdfast.v1.ControlService.ListMasters:input_type -> holdfast.v1.ListMastersRequest
+	2,  // 34: holdfast.v1.ControlService.SubmitBuild:output_type -> holdfast.v1.SubmitBuildResponse
+	4,  // 35: holdfast.v1.ControlService.GetBuild:output_type -> holdfast.v1.GetBuildResponse
+	6,  // 36: holdfast.v1.ControlService.ListBuilds:output_type -> holdfast.v1.ListBuildsResponse
+	8,  // 37: holdfast.v1.ControlService.CancelBuild:output_type -> holdfast.v1.CancelBuildResponse
+	12, // 38: holdfast.v1.ControlService.ReprioritiseBuild:output_type -> holdfast.v1.ReprioritiseBuildResponse
+	10, // 39: holdfast.v1.ControlService.UnshelveBuild:output_type -> holdfast.v1.UnshelveBuildResponse
+	14, // 40: holdfast.v1.ControlService.ExplainBuild:output_type -> holdfast.v1.ExplainBuildResponse
+	16, // 41: holdfast.v1.ControlService.ListSlaves:output_type -> holdfast.v1.ListSlavesResponse
+	19, // 42: holdfast.v1.ControlService.ChangeSlave:output_type -> holdfast.v1.ChangeSlaveResponse
+	21, // 43: holdfast.v1.ControlService.ReleaseBrake:output_type -> holdfast.v1.ReleaseBrakeResponse
+	23, // 44: holdfast.v1.ControlService.ReadLog:output_type -> holdfast.v1.ReadLogResponse
+	25, // 45: holdfast.v1.ControlService.Watch:output_type -> holdfast.v1.WatchResponse
+	39, // 46: holdfast.v1.ControlService.GetWaits:output_type -> holdfast.v1.GetWaitsResponse
+	37, // 47: holdfast.v1.ControlService.GetHistory:output_type -> holdfast.v1.GetHistoryResponse
+	27, // 48: holdfast.v1.ControlService.GetMaster:output_type -> holdfast.v1.GetMasterResponse
+	29, // 49: holdfast.v1.ControlService.ListMasters:output_type -> holdfast.v1.ListMastersResponse
+	34, // [34:50] is the sub-list for method output_type
+	18, // [18:34] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_control_proto_init() }
@@ -3623,7 +3723,7 @@ func file_holdfast_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_control_proto_rawDesc), len(file_holdfast_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   43,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -32,6 +32,7 @@ const (
 	ControlService_ReadLog_FullMethodName           = "/holdfast.v1.ControlService/ReadLog"
 	ControlService_Watch_FullMethodName             = "/holdfast.v1.ControlService/Watch"
 	ControlService_GetWaits_FullMethodName          = "/holdfast.v1.ControlService/GetWaits"
+	ControlService_GetHistory_FullMethodName        = "/holdfast.v1.ControlService/GetHistory"
 	ControlService_GetMaster_FullMethodName         = "/holdfast.v1.ControlService/GetMaster"
 	ControlService_ListMasters_FullMethodName       = "/holdfast.v1.ControlService/ListMasters"
 )
@@ -93,6 +94,9 @@ type ControlServiceClient interface {
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	// GetWaits tells how long attempts have waited for their slaves, and for what.
 	GetWaits(ctx context.Context, in *GetWaitsRequest, opts ...grpc.CallOption) (*GetWaitsResponse, error)
+	// GetHistory streams all events of a build, and among them, in the order of commits,
+	// those of its attempts' slaves while they had it: cuts, restarts, a person's word.
+	GetHistory(ctx context.Context, in *GetHistoryRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetHistoryResponse], error)
 	// GetMaster says who answers.
 	GetMaster(ctx context.Context, in *GetMasterRequest, opts ...grpc.CallOption) (*GetMasterResponse, error)
 	// ListMasters returns the masters of the store: those that serve, and those
@@ -257,6 +261,25 @@ func (c *controlServiceClient) GetWaits(ctx context.Context, in *GetWaitsRequest
 	return out, nil
 }
 
+func (c *controlServiceClient) GetHistory(ctx context.Context, in *GetHistoryRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetHistoryResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ControlService_ServiceDesc.Streams[2], ControlService_GetHistory_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[GetHistoryRequest, GetHistoryResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ControlService_GetHistoryClient = grpc.ServerStreamingClient[GetHistoryResponse]
+
 func (c *controlServiceClient) GetMaster(ctx context.Context, in *GetMasterRequest, opts ...grpc.CallOption) (*GetMasterResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetMasterResponse)
@@ -334,6 +357,9 @@ type ControlServiceServer interface {
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	// GetWaits tells how long attempts have waited for their slaves, and for what.
 	GetWaits(context.Context, *GetWaitsRequest) (*GetWaitsResponse, error)
+	// GetHistory streams all events of a build, and among them, in the order of commits,
+	// those of its attempts' slaves while they had it: cuts, restarts, a person's word.
+	GetHistory(*GetHistoryRequest, grpc.ServerStreamingServer[GetHistoryResponse]) error
 	// GetMaster says who answers.
 	GetMaster(context.Context, *GetMasterRequest) (*GetMasterResponse, error)
 	// ListMasters returns the masters of the store: those that serve, and those
@@ -388,6 +414,9 @@ func (UnimplementedControlServiceServer) Watch(*WatchRequest, grpc.ServerStreami
 }
 func (UnimplementedControlServiceServer) GetWaits(context.Context, *GetWaitsRequest) (*GetWaitsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetWaits not implemented")
+}
+func (UnimplementedControlServiceServer) GetHistory(*GetHistoryRequest, grpc.ServerStreamingServer[GetHistoryResponse]) error {
+	return status.Error(codes.Unimplemented, "method GetHistory not implemented")
 }
 func (UnimplementedControlServiceServer) GetMaster(context.Context, *GetMasterRequest) (*GetMasterResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetMaster not implemented")
@@ -636,6 +665,17 @@ func _ControlService_GetWaits_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ControlService_GetHistory_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(GetHistoryRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ControlServiceServer).GetHistory(m, &grpc.GenericServerStream[GetHistoryRequest, GetHistoryResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ControlService_GetHistoryServer = grpc.ServerStreamingServer[GetHistoryResponse]
+
 func _ControlService_GetMaster_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetMasterRequest)
 	if err := dec(in); err != nil {
@@ -741,6 +781,11 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Watch",
 			Handler:       _ControlService_Watch_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "GetHistory",
+			Handler:       _ControlService_GetHistory_Handler,
 			ServerStreams: true,
 		},
 	},
