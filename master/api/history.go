@@ -87,7 +87,7 @@ func (h *history) page(ctx context.Context, at, newest uint64) ([]lifecycle.Even
 		}
 		others = append(others, events...)
 	}
-	all := append(own, others...)
+	all := slices.Concat(own, others)
 	slices.SortFunc(all, func(a, b lifecycle.Event) int { return cmp.Compare(a.N, b.N) })
 	list := all[:0]
 	for _, e := range all {

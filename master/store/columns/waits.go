@@ -11,7 +11,7 @@ import (
 // rank), $1 since, $2 how many groups. Every attempt that has waited since then counts
 // with all of its wait.
 func WaitStats(by store.WaitGroup) (string, error) {
-	key, from, cause := "", "", ""
+	var key, from, cause string
 	switch by {
 	case store.WaitsInAll:
 		key = "''"

@@ -182,7 +182,7 @@ func (c *CommandFile) Answer(ctx context.Context, answers []store.CommandAnswer)
 		if err != nil {
 			return err
 		}
-		defer tx.Rollback() //nolint:errcheck // after a commit there is nothing to roll back
+		defer tx.Rollback() // after a commit there is nothing to roll back
 		for _, a := range answers {
 			if _, err := tx.ExecContext(ctx, `UPDATE v1_commands SET state = $1, refusal = nullif($2, ''), answer = nullif($3, ''),
 				answered_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE n = $4 AND state = 'new'`,
