@@ -77,6 +77,7 @@ func TestGetHistory(t *testing.T) {
 	if cuts != 230 || own != len(r.Topics(build)) {
 		t.Errorf("%d cuts, want 230; %d events of the build, want %d", cuts, own, len(r.Topics(build)))
 	}
+	s.CutAndWait() // nobody is there to take it
 	if events, err := history(r.Submit(1)); err != nil || len(events) != 1 {
 		t.Errorf("of a build that waits: %v, %v", events, err)
 	}
