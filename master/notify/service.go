@@ -112,15 +112,19 @@ func (s *Service) serve(ctx context.Context, c net.Conn) {
 	defer c.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	conn := &client{service: s, conn: c, cancel: cancel}
+	conn := &client{service: s, conn: c, ended: func() bool { return ctx.Err() != nil }, cancel: cancel}
 	over, err := s.cfg.Admit()
 	if err != nil {
 		_ = conn.refuse("%v", err) // it is closed either way
 		return
 	}
 	defer over()
-	// Whoever cancels wants the reading to end, now.
-	unblock := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
+	// Whoever cancels wants the reading to end, now, and does not wait for a client that
+	// takes nothing.
+	unblock := context.AfterFunc(ctx, func() {
+		_ = c.SetReadDeadline(time.Unix(1, 0))
+		_ = c.SetWriteDeadline(time.Now().Add(lastWords))
+	})
 	defer unblock()
 	err = conn.read(ctx)
 	if cause := context.Cause(ctx); cause != nil {
@@ -135,6 +139,7 @@ func (s *Service) serve(ctx context.Context, c net.Conn) {
 type client struct {
 	service *Service
 	conn    net.Conn
+	ended   func() bool // it is over, but for the last words
 	cancel  context.CancelCauseFunc
 	events  sync.WaitGroup
 	reader  *Reader // set once
@@ -346,7 +351,11 @@ func (c *client) send(lines ...[]byte) error {
 	if c.broken {
 		return errSlow
 	}
-	if err := c.conn.SetWriteDeadline(time.Now().Add(c.service.cfg.Grace)); err != nil {
+	grace := c.service.cfg.Grace
+	if c.ended() {
+		grace = lastWords
+	}
+	if err := c.conn.SetWriteDeadline(time.Now().Add(grace)); err != nil {
 		return err
 	}
 	sizes := make([]int, len(lines))

@@ -260,3 +260,22 @@ func TestServiceTellsTheSlow(t *testing.T) {
 	time.Sleep(1500 * time.Millisecond)
 	c.dropped("you have read too slowly")
 }
+
+// A client that takes nothing does not hold up a stop.
+func TestServiceStopsBesideTheStuck(t *testing.T) {
+	t.Parallel()
+	h := &history{}
+	list := make([]lifecycle.Event, 20_000)
+	for i := range list {
+		list[i] = lifecycle.Event{At: at, Topic: "build.queued", Why: strings.Repeat("w", 1000)}
+	}
+	h.add(list...)
+	addr, stop := service(t, h, func(cfg *notify.ServiceConfig) { cfg.Grace = time.Hour })
+	dial(t, addr).say("SUB * SINCE 0").hear("OK 20000 STORE")
+	time.Sleep(500 * time.Millisecond) // it is stuck
+	began := time.Now()
+	stop()
+	if took := time.Since(began); took > 8*time.Second {
+		t.Errorf("a stop took %v", took)
+	}
+}
