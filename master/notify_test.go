@@ -119,7 +119,10 @@ func (w *web) events(query string, header ...string) (*stream, int, string) {
 	if err != nil {
 		w.Fatal(err)
 	}
-	w.Cleanup(func() { resp.Body.Close() })
+	w.Cleanup(func() {
+		conn.Close() // first: Close reads a body to its end, and this one has none
+		resp.Body.Close()
+	})
 	if resp.StatusCode != http.StatusOK {
 		body, _ := io.ReadAll(resp.Body)
 		return nil, resp.StatusCode, string(body)

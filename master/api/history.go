@@ -30,7 +30,7 @@ func (s *Server) GetHistory(req *holdfastv1.GetHistoryRequest, stream holdfastv1
 	if err != nil {
 		return refusal(err)
 	}
-	h := history{server: s, build: r.Build.ID, slaves: make(map[string]int)}
+	h := history{server: s, build: r.Build.ID, holders: make(map[lifecycle.AttemptID]holder)}
 	for at := uint64(0); at < newest; {
 		var page []lifecycle.Event
 		if page, at, err = h.page(ctx, at, newest); err != nil {
@@ -53,7 +53,23 @@ func (s *Server) GetHistory(req *holdfastv1.GetHistoryRequest, stream holdfastv1
 type history struct {
 	server *Server
 	build  lifecycle.BuildID
-	slaves map[string]int // how many live attempts of the build each has
+	// holders are the slaves that have an attempt of the build, or may come back with one.
+	holders map[lifecycle.AttemptID]holder
+}
+
+type holder struct {
+	slave string
+	lost  bool
+}
+
+// holds reports whether a slave is one of the holders.
+func (h *history) holds(slave string) bool {
+	for _, o := range h.holders {
+		if o.slave == slave {
+			return true
+		}
+	}
+	return false
 }
 
 // page returns what happened after at, and up to which number that is all.
@@ -68,11 +84,11 @@ func (h *history) page(ctx context.Context, at, newest uint64) ([]lifecycle.Even
 	}
 	// Slaves that have it now, or come to have it on this page.
 	names := make(map[string]bool)
-	for name := range h.slaves {
-		names[name] = true
+	for _, o := range h.holders {
+		names[o.slave] = true
 	}
 	for i := range own {
-		if own[i].Topic == lifecycle.TopicAttemptAssigned {
+		if own[i].Topic == lifecycle.TopicAttemptAssigned || own[i].Topic == lifecycle.TopicAttemptAdopted {
 			names[own[i].Slave] = true
 		}
 	}
@@ -94,7 +110,7 @@ func (h *history) page(ctx context.Context, at, newest uint64) ([]lifecycle.Even
 		switch {
 		case e.N > to:
 		case e.Build == "":
-			if h.slaves[e.Slave] > 0 {
+			if h.holds(e.Slave) {
 				list = append(list, e)
 			}
 		default:
@@ -106,15 +122,22 @@ func (h *history) page(ctx context.Context, at, newest uint64) ([]lifecycle.Even
 }
 
 // count keeps track of who has an attempt of the build: from when it is assigned until it
-// is over. One that is lost may come back.
+// is over. Who has lost one may come back with it, until another has taken its place or the
+// build is over.
 func (h *history) count(e *lifecycle.Event) {
 	switch e.Topic {
 	case lifecycle.TopicAttemptAssigned, lifecycle.TopicAttemptAdopted:
-		h.slaves[e.Slave]++
+		h.holders[e.Attempt] = holder{slave: e.Slave}
+	case lifecycle.TopicAttemptLost:
+		h.holders[e.Attempt] = holder{slave: e.Slave, lost: true}
 	case lifecycle.TopicAttemptSucceeded, lifecycle.TopicAttemptFailed, lifecycle.TopicAttemptCancelled,
-		lifecycle.TopicAttemptWithdrawn, lifecycle.TopicAttemptRefused, lifecycle.TopicAttemptLost:
-		if h.slaves[e.Slave]--; h.slaves[e.Slave] <= 0 {
-			delete(h.slaves, e.Slave)
+		lifecycle.TopicAttemptWithdrawn, lifecycle.TopicAttemptRefused, lifecycle.TopicAttemptSuperseded, lifecycle.TopicAttemptExpired:
+		delete(h.holders, e.Attempt)
+	case lifecycle.TopicBuildSucceeded, lifecycle.TopicBuildFailed, lifecycle.TopicBuildCancelled:
+		for id, o := range h.holders {
+			if o.lost {
+				delete(h.holders, id)
+			}
 		}
 	}
 }

@@ -5,7 +5,12 @@ import (
 	"io"
 	"slices"
 	"testing"
+	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	"holdfast/master"
+	"holdfast/master/lifecycle"
 	"holdfast/master/mastertest"
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/proto/rpcerr"
@@ -83,4 +88,35 @@ func TestGetHistory(t *testing.T) {
 	}
 	_, err = history("7")
 	refused(t, err, rpcerr.Invalid, "no build id")
+}
+
+// A cut that outlasts lost_after has an end, too: the slave that comes back with what was
+// given up.
+func TestGetHistoryOfALoss(t *testing.T) {
+	t.Parallel()
+	r := mastertest.Start(t, func(cfg *master.Config) { cfg.Tick = 50 * time.Millisecond })
+	s := r.NewSlave("b1", 1).MustConnect()
+	build := r.Submit(1, func(b *holdfastv1.BuildSpec) { b.Rerun, b.LostAfterUs = "never", proto.Int64(300_000) })
+	s.Run()
+	s.CutAndWait()
+	r.UntilBuild(build, "shelved", func(rec *lifecycle.Record) bool { return rec.Build.State == lifecycle.BuildShelved })
+	s.MustConnect()
+	r.UntilBuild(build, "running", func(rec *lifecycle.Record) bool { return rec.Build.State == lifecycle.BuildRunning })
+	stream, err := r.Control.GetHistory(r.Context(), &holdfastv1.GetHistoryRequest{BuildId: build})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			break
+		}
+		told = append(told, m.GetEvent().GetTopic())
+	}
+	away, lost := slices.Index(told, "slave.away"), slices.Index(told, "attempt.lost")
+	back, adopted := slices.Index(told, "slave.back"), slices.Index(told, "attempt.adopted")
+	if away < 0 || lost < away || back < lost || adopted < back {
+		t.Errorf("told %q", told)
+	}
 }
