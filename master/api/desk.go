@@ -115,14 +115,14 @@ func (d *Desk) carryOut(ctx context.Context, c *store.Command) (store.CommandAns
 		if err != nil {
 			panic(err) // strings
 		}
-		return store.CommandAnswer{N: c.N, Answer: string(text)}, nil
+		return store.CommandAnswer{N: c.N, ID: c.ID, Answer: string(text)}, nil
 	}
 	refused, ok := rpcerr.From(err)
 	if !ok || refused.Reason == rpcerr.NotReady || refused.Reason == rpcerr.Internal || ctx.Err() != nil {
 		return store.CommandAnswer{}, err
 	}
 	text := strings.ToValidUTF8(strings.ReplaceAll(refused.Message, "\x00", " "), "\uFFFD")
-	return store.CommandAnswer{N: c.N, Refusal: text}, nil
+	return store.CommandAnswer{N: c.N, ID: c.ID, Refusal: text}, nil
 }
 
 // commandDone is the answer to a row, as JSON.

@@ -115,23 +115,15 @@ func eventsRequest(req *http.Request) (notify.Filter, notify.Position, error) {
 // filterOf checks what somebody wants to hear of.
 func filterOf(topics, builds []string) (notify.Filter, error) {
 	f := notify.Filter{Topics: topics}
-	if len(topics) > notify.MaxTopics {
-		return f, rpcerr.New(rpcerr.Invalid, "%d topics; at most %d", len(topics), notify.MaxTopics)
-	}
-	if len(builds) > notify.MaxBuilds {
-		return f, rpcerr.New(rpcerr.Invalid, "%d builds; at most %d", len(builds), notify.MaxBuilds)
-	}
-	for _, topic := range topics {
-		if err := notify.CheckTopic(topic); err != nil {
-			return f, rpcerr.New(rpcerr.Invalid, "%v", err)
-		}
-	}
 	for _, text := range builds {
 		id, err := buildID(text)
 		if err != nil {
 			return f, err
 		}
 		f.Builds = append(f.Builds, id)
+	}
+	if err := f.Check(); err != nil {
+		return f, rpcerr.New(rpcerr.Invalid, "%v", err)
 	}
 	return f, nil
 }

@@ -10,8 +10,8 @@ import (
 
 // Limits of a Filter.
 const (
-	MaxTopics = 100
-	MaxBuilds = 100
+	maxTopics = 100
+	maxBuilds = 100
 	maxTopic  = 200 // bytes
 )
 
@@ -38,6 +38,22 @@ func (f *Filter) Selects(e *lifecycle.Event) bool {
 		}
 	}
 	return false
+}
+
+// Check says what is wrong with the topics, or that there is too much of either.
+func (f *Filter) Check() error {
+	switch {
+	case len(f.Topics) > maxTopics:
+		return fmt.Errorf("%d topics; at most %d", len(f.Topics), maxTopics)
+	case len(f.Builds) > maxBuilds:
+		return fmt.Errorf("%d builds; at most %d", len(f.Builds), maxBuilds)
+	}
+	for _, topic := range f.Topics {
+		if err := CheckTopic(topic); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // CheckTopic says what is wrong with a topic prefix. One that could not be a topic

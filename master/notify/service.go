@@ -304,13 +304,11 @@ func parseFilter(words []string) (Filter, error) {
 		}
 		f.Topics = append(f.Topics, w)
 	}
-	switch {
-	case len(words) == 0:
+	if len(words) == 0 {
 		return f, mistakef("SUB what? Say SUB * for all, or topics such as build or build.shelved, or the id of a build")
-	case len(f.Topics) > MaxTopics:
-		return f, mistakef("%d topics; at most %d", len(f.Topics), MaxTopics)
-	case len(f.Builds) > MaxBuilds:
-		return f, mistakef("%d builds; at most %d", len(f.Builds), MaxBuilds)
+	}
+	if err := f.Check(); err != nil {
+		return f, mistakef("%v", err)
 	}
 	return f, nil
 }

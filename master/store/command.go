@@ -11,13 +11,15 @@ type Command struct {
 	Build    string
 	Args     string
 	Who, Why string
-	// Wrong is why the row cannot be read as it should; the other fields are then unset.
+	// Wrong is why the row cannot be read as it should; then only N and ID, which may be cut,
+	// are set.
 	Wrong string
 }
 
 // CommandAnswer is what has come of a row.
 type CommandAnswer struct {
-	N int64
+	N  int64
+	ID string // of the row, as Pending told it: another file may have another row of that number
 	// Refusal is why it was not done, for people; empty: it was.
 	Refusal string
 	// Answer is JSON.

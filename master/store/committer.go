@@ -174,12 +174,17 @@ func (c *Committer) Ready() error {
 func (c *Committer) enqueue(ctx context.Context, call *call) error {
 	for _, op := range call.ops {
 		call.size += sizeOf(op)
-		if u, ok := op.(*Reprioritise); ok && u.RequestKey == "" {
-			u.RequestKey = c.cfg.NewKey()
+		// Should its group have to run twice, it must neither grant two attempts nor undo
+		// what somebody else has changed in between.
+		var key *string
+		switch op := op.(type) {
+		case *Unshelve:
+			key = &op.RequestKey
+		case *Reprioritise:
+			key = &op.RequestKey
 		}
-		if u, ok := op.(*Unshelve); ok && u.RequestKey == "" {
-			// It must not grant two attempts if its group has to run twice.
-			u.RequestKey = c.cfg.NewKey()
+		if key != nil && *key == "" {
+			*key = c.cfg.NewKey()
 		}
 	}
 	call.size = min(call.size, c.cfg.MaxQueued)

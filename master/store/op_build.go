@@ -73,12 +73,15 @@ func (g *group) remember(key, kind, body string, build lifecycle.BuildID, res re
 	g.newRequests = append(g.newRequests, req)
 }
 
-func (op *Submit) keys(k *Keys) {
-	k.Builds = append(k.Builds, op.Build.ID)
-	if op.RequestKey != "" {
-		k.Requests = append(k.Requests, op.RequestKey)
+// request asks for a build, and for what a request key remembers, if there is one.
+func (k *Keys) request(id lifecycle.BuildID, key string) {
+	k.Builds = append(k.Builds, id)
+	if key != "" {
+		k.Requests = append(k.Requests, key)
 	}
 }
+
+func (op *Submit) keys(k *Keys) { k.request(op.Build.ID, op.RequestKey) }
 
 func (op *Submit) reset()           { op.ID, op.Already, op.Err = "", false, nil }
 func (op *Submit) refuse(err error) { op.Err = err }
@@ -116,12 +119,7 @@ func (op *Submit) apply(_ context.Context, g *group) error {
 	return nil
 }
 
-func (op *Cancel) keys(k *Keys) {
-	k.Builds = append(k.Builds, op.Build)
-	if op.RequestKey != "" {
-		k.Requests = append(k.Requests, op.RequestKey)
-	}
-}
+func (op *Cancel) keys(k *Keys) { k.request(op.Build, op.RequestKey) }
 
 func (op *Cancel) reset()           { op.State, op.Err = "", nil }
 func (op *Cancel) refuse(err error) { op.Err = err }
@@ -134,12 +132,7 @@ func (op *Cancel) apply(_ context.Context, g *group) error {
 	return failure(op.Err)
 }
 
-func (op *Unshelve) keys(k *Keys) {
-	k.Builds = append(k.Builds, op.Build)
-	if op.RequestKey != "" {
-		k.Requests = append(k.Requests, op.RequestKey)
-	}
-}
+func (op *Unshelve) keys(k *Keys) { k.request(op.Build, op.RequestKey) }
 
 func (op *Unshelve) reset()           { op.State, op.Err = "", nil }
 func (op *Unshelve) refuse(err error) { op.Err = err }
@@ -152,12 +145,7 @@ func (op *Unshelve) apply(_ context.Context, g *group) error {
 	return failure(op.Err)
 }
 
-func (op *Reprioritise) keys(k *Keys) {
-	k.Builds = append(k.Builds, op.Build)
-	if op.RequestKey != "" {
-		k.Requests = append(k.Requests, op.RequestKey)
-	}
-}
+func (op *Reprioritise) keys(k *Keys) { k.request(op.Build, op.RequestKey) }
 
 func (op *Reprioritise) reset()           { op.State, op.Err = "", nil }
 func (op *Reprioritise) refuse(err error) { op.Err = err }

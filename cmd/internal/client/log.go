@@ -6,6 +6,8 @@ import (
 	"io"
 	"time"
 
+	"google.golang.org/grpc"
+
 	holdfastv1 "holdfast/proto/holdfast/v1"
 	"holdfast/proto/rpcerr"
 )
@@ -41,30 +43,18 @@ func (c *Client) ReadLog(ctx context.Context, r LogRange, fn func(offset int64, 
 		stream, err := c.rpc.ReadLog(ctx, &holdfastv1.ReadLogRequest{
 			BuildId: r.Build, AttemptNumber: r.Attempt, StepNumber: r.Step, Offset: at, Follow: r.Follow,
 		})
-		if err != nil {
-			return err
-		}
-		for {
-			m, err := stream.Recv()
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
+		return read(stream, err, func(m *holdfastv1.ReadLogResponse) error {
 			offset, data := m.GetOffset(), m.GetData()
 			if skip := at - offset; skip > 0 { // had it already
 				data = data[min(skip, int64(len(data))):]
 				offset = at
 			}
 			if len(data) == 0 {
-				continue
+				return nil
 			}
 			at = offset + int64(len(data))
-			if err := d(func() error { return fn(offset, data) }); err != nil {
-				return err
-			}
-		}
+			return d(func() error { return fn(offset, data) })
+		})
 	})
 }
 
@@ -174,32 +164,33 @@ type EventQuery struct {
 	Notices
 }
 
+// read takes the messages of a stream, which has opened as err says, until its end.
+func read[M any](stream grpc.ServerStreamingClient[M], err error, take func(*M) error) error {
+	for err == nil {
+		var m *M
+		if m, err = stream.Recv(); err == nil {
+			err = take(m)
+		} else if errors.Is(err, io.EOF) {
+			return nil
+		}
+	}
+	return err
+}
+
 // History delivers what happened to a build, and to slaves while they had it, in
 // commit order, each event once.
 func (c *Client) History(ctx context.Context, build string, fn func(*holdfastv1.Event) error) error {
 	last := uint64(0)
 	return c.persist(ctx, false, Notices{}, func(ctx context.Context, d deliver) error {
 		stream, err := c.rpc.GetHistory(ctx, &holdfastv1.GetHistoryRequest{BuildId: build})
-		if err != nil {
-			return err
-		}
-		for {
-			m, err := stream.Recv()
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
+		return read(stream, err, func(m *holdfastv1.GetHistoryResponse) error {
 			e := m.GetEvent()
 			if e.GetN() <= last {
-				continue // had it already
+				return nil // had it already
 			}
 			last = e.GetN()
-			if err := d(func() error { return fn(e) }); err != nil {
-				return err
-			}
-		}
+			return d(func() error { return fn(e) })
+		})
 	})
 }
 
@@ -224,37 +215,22 @@ func (c *Client) Watch(ctx context.Context, q EventQuery, fn func(*holdfastv1.Wa
 		stream, err := c.rpc.Watch(ctx, &holdfastv1.WatchRequest{
 			Since: q.Since, FromNow: q.FromNow, Topics: q.Topics, BuildId: q.Build, StopAtNewest: !q.Follow,
 		})
-		if err != nil {
-			return err
-		}
-		for {
-			m, err := stream.Recv()
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
+		return read(stream, err, func(m *holdfastv1.WatchResponse) error {
 			if m.GetOpened() != nil {
-				if err := d(func() error { return opened(m.GetOpened()) }); err != nil {
-					return err
-				}
-				continue
+				return d(func() error { return opened(m.GetOpened()) })
 			}
 			switch {
 			case m.GetEvent() != nil:
 				if m.GetEvent().GetN() <= q.Since {
-					continue // had it already
+					return nil // had it already
 				}
 				q.Since = m.GetEvent().GetN()
 			case m.GetMissed() != nil:
 				q.Since = max(q.Since, m.GetMissed().GetTo())
 			default:
-				continue // a message of a later version
+				return nil // a message of a later version
 			}
-			if err := d(func() error { return fn(m) }); err != nil {
-				return err
-			}
-		}
+			return d(func() error { return fn(m) })
+		})
 	})
 }

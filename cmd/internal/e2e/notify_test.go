@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -23,7 +25,8 @@ import (
 type seen struct {
 	mu     sync.Mutex
 	topics []string
-	wrong  string // the first thing that a reader could have missed or had twice
+	bodies []string // the same events, as JSON
+	wrong  string   // the first thing that a reader could have missed or had twice
 }
 
 // hear takes an event in, and reports whether it is the next one.
@@ -38,6 +41,25 @@ func (s *seen) hear(n uint64, topic string) bool {
 	}
 	s.topics = append(s.topics, topic)
 	return true
+}
+
+// event takes in an event as JSON.
+func (s *seen) event(text []byte) {
+	var e struct {
+		N     uint64
+		Topic string
+	}
+	var all map[string]any
+	if err := errors.Join(json.Unmarshal(text, &e), json.Unmarshal(text, &all)); err != nil {
+		s.hear(0, string(text))
+		return
+	}
+	body, _ := json.Marshal(all) // it came out of JSON
+	if s.hear(e.N, e.Topic) {
+		s.mu.Lock()
+		s.bodies = append(s.bodies, string(body))
+		s.mu.Unlock()
+	}
 }
 
 func (s *seen) newest() int {
@@ -70,14 +92,10 @@ func (s *seen) overTCP(ctx context.Context, addr string) {
 					}
 					continue
 				}
-				var e struct {
-					N     uint64
-					Topic string
-				}
-				if err := json.Unmarshal([]byte(words[3]), &e); err != nil || fmt.Sprint(e.N) != words[1] || e.Topic != words[2] {
+				if begin := fmt.Sprintf(`{"n":%s,`, words[1]); !strings.HasPrefix(words[3], begin) || !strings.Contains(words[3], `"topic":"`+words[2]+`"`) {
 					s.hear(0, in.Text())
 				}
-				s.hear(e.N, e.Topic)
+				s.event([]byte(words[3]))
 				left--
 			}
 		}()
@@ -121,14 +139,7 @@ func (s *seen) overHTTP(ctx context.Context, addr string) {
 				if !ok || named {
 					continue
 				}
-				var e struct {
-					N     uint64
-					Topic string
-				}
-				if err := json.Unmarshal([]byte(data), &e); err != nil {
-					s.hear(0, line)
-				}
-				s.hear(e.N, e.Topic)
+				s.event([]byte(data))
 				left--
 			}
 		}()
@@ -148,17 +159,14 @@ func (s *seen) overCommand(ctx context.Context, f *farm) {
 	}
 	d := json.NewDecoder(out)
 	for {
-		var e struct {
-			N     uint64
-			Topic string
-		}
-		if err := d.Decode(&e); err != nil {
+		var text json.RawMessage
+		if err := d.Decode(&text); err != nil {
 			if ctx.Err() == nil && err != io.EOF {
 				s.hear(0, err.Error())
 			}
 			break
 		}
-		s.hear(e.N, e.Topic)
+		s.event(text)
 	}
 	_ = cmd.Wait() // it is killed at the end
 }
@@ -224,6 +232,12 @@ func TestOneSequence(t *testing.T) {
 			}
 			s.mu.Unlock()
 		}
+		bodies := all["Watch 1"].bodies
+		for name, s := range all {
+			if diff := cmp.Diff(bodies[:len(want)], s.bodies[:min(len(s.bodies), len(want))]); diff != "" {
+				t.Errorf("what Watch 1 and %s say of the same events (-Watch 1 +%s):\n%.2000s", name, name, diff)
+			}
+		}
 		t.Logf("figure: events that %d readers on %s heard alike = %d", len(all), store, len(want))
 	})
 }
@@ -232,7 +246,7 @@ func TestOneSequence(t *testing.T) {
 func disturb(t *testing.T, url string, over <-chan struct{}, done *sync.WaitGroup) {
 	ctx := t.Context()
 	insert := func(tx pgx.Tx, topic string) error {
-		_, err := tx.Exec(ctx, `INSERT INTO events (at_us, topic, who, why, data) VALUES (0, $1, 'test', '', '{}')`, topic)
+		_, err := tx.Exec(ctx, `INSERT INTO events (at_us, topic, who, why, data) VALUES ((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, $1, 'test', '', '{}')`, topic)
 		return err
 	}
 	each := func(pause time.Duration, do func(conn *pgx.Conn) error) {

@@ -14,7 +14,7 @@ func ScanCommand(r Row, c *store.Command) error {
 		*to = string(texts[i])
 	}
 	if wrong := store.CheckCommand(id, command, build, args, who, why); wrong != "" {
-		*c = store.Command{N: c.N, Wrong: wrong}
+		*c = store.Command{N: c.N, ID: c.ID, Wrong: wrong}
 	}
 	return nil
 }

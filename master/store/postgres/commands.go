@@ -32,7 +32,7 @@ func (c commands) Pending(ctx context.Context, n int64, limit int) ([]store.Comm
 	return readAll(ctx, c.s, columns.ScanCommand, pendingCommands, n, limit)
 }
 
-// Answer implements store.Commands.
+// Answer implements store.Commands. A number is never given twice here.
 func (c commands) Answer(ctx context.Context, answers []store.CommandAnswer) error {
 	var ns []int64
 	var states, refusals, texts []string

@@ -150,9 +150,10 @@ func (c *CommandFile) with(ctx context.Context, do func(*sql.DB) error) error {
 	return err
 }
 
-// textOf is a column as bytes, whatever it holds, a NUL included, and sizeOf how many.
+// textOf is a column as bytes, whatever it holds, a NUL included, and sizeOf how many. To
+// substr nothing of an empty blob is NULL.
 func textOf(column string, most int) string {
-	return fmt.Sprintf("substr(CAST(coalesce(%s, '') AS BLOB), 1, %d)", column, most)
+	return fmt.Sprintf("coalesce(substr(CAST(coalesce(%s, '') AS BLOB), 1, %d), x'')", column, most)
 }
 
 func sizeOf(column string) string {
@@ -175,7 +176,8 @@ func (c *CommandFile) Pending(ctx context.Context, n int64, limit int) (list []s
 	return list, err
 }
 
-// Answer implements store.Commands.
+// Answer implements store.Commands. Since Pending the file may have been replaced by another:
+// its rows have not been carried out, whatever their numbers are.
 func (c *CommandFile) Answer(ctx context.Context, answers []store.CommandAnswer) error {
 	return c.with(ctx, func(db *sql.DB) error {
 		tx, err := db.BeginTx(ctx, nil)
@@ -185,8 +187,9 @@ func (c *CommandFile) Answer(ctx context.Context, answers []store.CommandAnswer)
 		defer tx.Rollback() // after a commit there is nothing to roll back
 		for _, a := range answers {
 			if _, err := tx.ExecContext(ctx, `UPDATE v1_commands SET state = $1, refusal = nullif($2, ''), answer = nullif($3, ''),
-				answered_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE n = $4 AND state = 'new'`,
-				columns.CommandState(a), a.Refusal, a.Answer, a.N); err != nil {
+				answered_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
+				WHERE n = $4 AND state = 'new' AND `+textOf("id", store.MaxCommandWord)+` = coalesce(CAST($5 AS BLOB), x'')`,
+				columns.CommandState(a), a.Refusal, a.Answer, a.N, []byte(a.ID)); err != nil {
 				return err
 			}
 		}
